@@ -1,0 +1,25 @@
+//! sk-queues.img: messages waiting in a socket. The bytes follow each entry.
+
+/// A control message.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct ScmEntry {
+    /// `SCM_*` number.
+    #[prost(uint32, required, tag = "1")]
+    pub r#type: u32,
+    /// Ids of the [`FileEntry`](super::FileEntry)s passed.
+    #[prost(uint32, repeated, packed = "false", tag = "2")]
+    pub rights: Vec<u32>,
+}
+
+/// One message in a queue; `length` raw bytes follow.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct SkPacketEntry {
+    /// `ino` of the socket it waits in.
+    #[prost(uint32, required, tag = "1")]
+    pub id_for: u32,
+    /// Number of bytes that follow the entry.
+    #[prost(uint32, required, tag = "2")]
+    pub length: u32,
+    #[prost(message, repeated, tag = "4")]
+    pub scm: Vec<ScmEntry>,
+}

@@ -1,0 +1,61 @@
+//! Unix domain sockets, see `unix(7)`.
+
+/// Mode and owner of a socket file.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct FilePermsEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub mode: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
+}
+
+/// A unix socket. `id` names it for descriptors, `ino` for its peer.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct UnixSkEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    /// Inode number of the socket.
+    #[prost(uint32, required, tag = "2")]
+    pub ino: u32,
+    /// `SOCK_*` number.
+    #[prost(uint32, required, tag = "3")]
+    pub r#type: u32,
+    /// TCP state number: 1 established, 7 closed, 10 listening.
+    #[prost(uint32, required, tag = "4")]
+    pub state: u32,
+    /// Open flags (`O_*`).
+    #[prost(uint32, required, tag = "5")]
+    pub flags: u32,
+    /// Flags of criu for this entry.
+    #[prost(uint32, required, tag = "6")]
+    pub uflags: u32,
+    #[prost(uint32, required, tag = "7")]
+    pub backlog: u32,
+    /// `ino` of the peer, 0 for none.
+    #[prost(uint32, required, tag = "8")]
+    pub peer: u32,
+    #[prost(message, required, tag = "9")]
+    pub fown: super::FownEntry,
+    #[prost(message, required, tag = "10")]
+    pub opts: super::SkOptsEntry,
+    /// Address; an abstract one begins with a zero byte.
+    #[prost(bytes = "vec", required, tag = "11")]
+    pub name: Vec<u8>,
+    #[prost(enumeration = "super::SkShutdown", optional, tag = "12")]
+    pub shutdown: Option<i32>,
+    #[prost(message, optional, tag = "13")]
+    pub file_perms: Option<FilePermsEntry>,
+    /// Directory a relative address was bound in.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub name_dir: Option<Vec<u8>>,
+    /// The socket file is gone.
+    #[prost(bool, optional, tag = "15")]
+    pub deleted: Option<bool>,
+    /// Network namespace.
+    #[prost(uint32, optional, tag = "16")]
+    pub ns_id: Option<u32>,
+    #[prost(sint32, optional, tag = "17", default = "-1")]
+    pub mnt_id: Option<i32>,
+}
