@@ -387,3 +387,67 @@ fn hint_of_io(error: &io::Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks what becomes of a system call's failure.
+    #[track_caller]
+    fn check(errno: Errno, kind: ErrorKind, hint: &str) {
+        let error = Error::io("create", Path::new("/store/tmp"), errno);
+        assert_eq!(error.kind(), kind, "{error:?}");
+        let given = error.hint();
+        assert!(
+            given.as_deref().unwrap_or_default().contains(hint),
+            "{given:?}"
+        );
+        assert!(
+            error.to_string().starts_with("cannot create /store/tmp"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn system_calls_fail_in_several_ways() {
+        check(Errno::NOSPC, ErrorKind::External, "free some space");
+        check(Errno::DQUOT, ErrorKind::External, "free some space");
+        check(Errno::ACCESS, ErrorKind::Permission, "run as the user");
+        check(Errno::ROFS, ErrorKind::Permission, "can be written to");
+        check(Errno::XDEV, ErrorKind::External, "one file system");
+        check(Errno::NOENT, ErrorKind::NotFound, "");
+        check(Errno::BUSY, ErrorKind::Busy, "");
+        check(Errno::IO, ErrorKind::External, "");
+    }
+
+    #[test]
+    fn rare_failures_explain_themselves_too() {
+        let path = || PathBuf::from("/store/checkpoints/web/v1");
+        let failure = || Box::new(Error::io("flush", &path(), Errno::IO));
+        let rare = [
+            (
+                Error::RenameUnsupported {
+                    path: path(),
+                    source: Errno::INVAL.into(),
+                },
+                ErrorKind::Unsupported,
+            ),
+            (Error::Contended { path: path() }, ErrorKind::Busy),
+            (
+                Error::NotDurable {
+                    path: path(),
+                    source: failure(),
+                },
+                ErrorKind::External,
+            ),
+        ];
+        for (error, kind) in rare {
+            assert_eq!(error.kind(), kind, "{error:?}");
+            assert!(error.hint().is_some(), "{error:?}");
+            assert!(
+                error.to_string().contains("/store/checkpoints/web/v1"),
+                "{error}"
+            );
+        }
+    }
+}

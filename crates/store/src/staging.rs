@@ -271,6 +271,14 @@ impl Staging {
     }
 }
 
+#[cfg(test)]
+impl Staging {
+    /// Goes away as the process does in a crash: the lock is dropped, the files are not.
+    pub(crate) fn crash(mut self) {
+        self.published = true;
+    }
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published {

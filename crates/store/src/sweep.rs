@@ -98,3 +98,62 @@ fn claim_abandoned(tmp: BorrowedFd<'_>) -> Result<Vec<(CString, OwnedFd)>, Errno
     }
     Ok(claimed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    /// What is in a store's `tmp/`.
+    fn left(store: &Store) -> usize {
+        fs::names(store.dirs.tmp.as_fd()).unwrap().len()
+    }
+
+    fn sweep_now(store: &Store) -> usize {
+        sweep(store.dirs.tmp.as_fd(), &store.dirs.tmp_path)
+    }
+
+    #[test]
+    fn a_directory_is_safe_before_it_is_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let no_sweep = NoSweep::begin(store.dirs.tmp.as_fd(), &store.dirs.tmp_path).unwrap();
+        let also = NoSweep::begin(store.dirs.tmp.as_fd(), &store.dirs.tmp_path).unwrap();
+        std::fs::create_dir(store.dirs.tmp_path.join(uuid::Uuid::new_v4().to_string())).unwrap();
+        assert_eq!(sweep_now(&store), 0);
+        drop(no_sweep);
+        assert_eq!(sweep_now(&store), 0);
+        drop(also);
+        assert_eq!(sweep_now(&store), 1);
+        assert_eq!(left(&store), 0);
+    }
+
+    #[test]
+    fn what_is_held_stays_until_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let staging = store.stage().unwrap();
+        std::fs::write(staging.images().join("pages-1.img"), b"memory").unwrap();
+        assert_eq!(sweep_now(&store), 0);
+        assert!(staging.images().join("pages-1.img").exists());
+        // What a crash leaves: the directory without the lock.
+        let path = staging.path().to_owned();
+        staging.crash();
+        assert!(path.exists());
+        assert_eq!(sweep_now(&store), 1);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn nothing_else_in_tmp_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let tmp = &store.dirs.tmp_path;
+        std::fs::create_dir(tmp.join("systemd-private")).unwrap();
+        std::fs::create_dir(tmp.join("67E55044-10B1-426F-9247-BB680E5FE0C8")).unwrap();
+        std::fs::write(tmp.join(uuid::Uuid::new_v4().to_string()), b"a file").unwrap();
+        std::os::unix::fs::symlink("/etc", tmp.join(uuid::Uuid::new_v4().to_string())).unwrap();
+        assert_eq!(sweep_now(&store), 0);
+        assert_eq!(left(&store), 4);
+    }
+}
