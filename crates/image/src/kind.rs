@@ -168,6 +168,17 @@ impl Kind {
         })
     }
 
+    /// Refuses kinds that are raw bytes.
+    pub(crate) fn check_has_entries(self) -> Result<(), Error> {
+        if self.framing() == Framing::Raw {
+            return Err(Error::WrongKind {
+                kind: self,
+                what: "are raw bytes, they have no entries",
+            });
+        }
+        Ok(())
+    }
+
     fn extension(self) -> &'static str {
         if self.framing() == Framing::Service {
             ""

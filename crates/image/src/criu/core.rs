@@ -164,6 +164,12 @@ pub struct ThreadCoreEntry {
     /// Control groups: id of a [`CgSetEntry`](super::CgSetEntry).
     #[prost(uint32, optional, tag = "16")]
     pub cg_set: Option<u32>,
+    /// Ours, ignored by criu: timer slack in nanoseconds (`PR_SET_TIMERSLACK`).
+    #[prost(uint64, optional, tag = "20001")]
+    pub cryopod_timer_slack_ns: Option<u64>,
+    /// Ours, ignored by criu: the processors it may run on, as sched_getaffinity(2)'s bit mask.
+    #[prost(bytes = "vec", optional, tag = "20002")]
+    pub cryopod_affinity: Option<Vec<u8>>,
 }
 
 /// All resource limits of a process, in the order of the `RLIMIT_*` numbers.

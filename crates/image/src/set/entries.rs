@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::error::Error;
 use crate::framing::{self, LENGTH_BYTES, MAX_ENTRY_BYTES};
-use crate::kind::{Framing, Kind};
+use crate::kind::Kind;
 use crate::set::payload::Payload;
 
 /// Most raw bytes behind one entry that are read into memory; [`EntryReader::copy_payload`] has no such limit.
@@ -32,12 +32,7 @@ impl<'a> EntryReader<'a> {
         size_bytes: u64,
         input: impl Read + Send + 'a,
     ) -> Result<Self, Error> {
-        if kind.framing() == Framing::Raw {
-            return Err(Error::WrongKind {
-                kind,
-                what: "are raw bytes, they have no entries",
-            });
-        }
+        kind.check_has_entries()?;
         let mut reader = Self {
             path,
             input: Box::new(input),

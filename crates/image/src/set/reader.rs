@@ -133,6 +133,7 @@ impl SetReader {
     /// [`Error::Read`], [`Error::Truncated`], [`Error::BadMagic`], [`Error::OldFormat`]; [`Error::Id`] and
     /// [`Error::WrongKind`] when the kind has no such files or no entries.
     pub fn entries(&self, kind: Kind, id: Option<u64>) -> Result<EntryReader<'static>, Error> {
+        kind.check_has_entries()?;
         let (mut file, path, size_bytes, digest) = self.open_file(kind, id)?;
         if let Some(digest) = digest {
             check_whole(&mut file, &path, digest)?;

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::digest::FileDigest;
 use crate::error::Error;
 use crate::framing::{self, MAX_ENTRY_BYTES};
-use crate::kind::{Framing, Kind};
+use crate::kind::Kind;
 use crate::set::pages_writer::PagesWriter;
 use crate::set::payload::Payload;
 
@@ -77,12 +77,7 @@ impl SetWriter {
     /// [`Error::Create`], [`Error::Write`]; [`Error::Id`] and [`Error::WrongKind`] when the kind has no such files
     /// or no entries.
     pub fn entries(&self, kind: Kind, id: Option<u64>) -> Result<EntryWriter<'_>, Error> {
-        if kind.framing() == Framing::Raw {
-            return Err(Error::WrongKind {
-                kind,
-                what: "are raw bytes, they have no entries",
-            });
-        }
+        kind.check_has_entries()?;
         let (name, path, file) = self.create_file(kind, id)?;
         let output = BufWriter::with_capacity(64 << 10, file);
         let mut writer = EntryWriter {

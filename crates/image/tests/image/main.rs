@@ -1,0 +1,9 @@
+//! Tests of the image formats through the public interface.
+
+mod codecs;
+mod hostile;
+mod messages;
+mod pagemaps;
+mod pages;
+mod sets;
+mod support;

@@ -1,0 +1,7 @@
+//! State of threads and the ids of their kernel objects.
+#![no_main]
+
+use cryopod_fuzz::parse_bodies;
+use cryopod_image::Kind;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| parse_bodies(&[Kind::Core, Kind::Ids], body));

@@ -1,0 +1,10 @@
+//! Open files and what helps to open them.
+#![no_main]
+
+use cryopod_fuzz::parse_bodies;
+use cryopod_image::Kind;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| parse_bodies(
+    &[Kind::Files, Kind::RemapFpath, Kind::Memfd],
+    body
+));

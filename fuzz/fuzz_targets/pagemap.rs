@@ -1,0 +1,7 @@
+//! Pagemaps: decoding and the checks of runs.
+#![no_main]
+
+use cryopod_fuzz::parse_bodies;
+use cryopod_image::Kind;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| parse_bodies(&[Kind::Pagemap, Kind::PagemapShmem], body));

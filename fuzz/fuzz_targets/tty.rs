@@ -1,0 +1,7 @@
+//! Terminals and their input.
+#![no_main]
+
+use cryopod_fuzz::parse_bodies;
+use cryopod_image::Kind;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| parse_bodies(&[Kind::TtyInfo, Kind::TtyData], body));
