@@ -10,11 +10,7 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::fs;
 use crate::name::{Label, Name, Ref};
-use crate::store::{Store, Stored};
-
-/// How often a label is searched again when nothing is found in it. Not every file system shows a directory's entries
-/// all of the time to a reader that meets an exchange of two of them; looking up a name is not affected.
-const MAX_SEARCHES: usize = 10;
+use crate::store::{MAX_ATTEMPTS, Store, Stored};
 
 /// One entry of a listing.
 #[derive(Debug)]
@@ -71,7 +67,9 @@ impl Store {
     pub fn list(&self, label: Option<&Label>) -> Result<Vec<Listed>, Error> {
         let mut listed = Vec::new();
         match label {
-            Some(label) => self.list_label(label, &mut listed),
+            Some(label) => {
+                self.list_label(label, &mut listed);
+            }
             None => self.list_labels(&mut listed)?,
         }
         listed.sort_by_cached_key(|entry| {
@@ -85,11 +83,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is none; if there are broken ones only, the error of one of them.
+    /// [`Error::NotFound`] if there is none; if there are broken ones only, the error of one of them;
+    /// [`Error::Contended`].
     pub fn newest(&self, label: &Label) -> Result<Stored, Error> {
-        for _ in 0..MAX_SEARCHES {
+        for _ in 0..MAX_ATTEMPTS {
             let mut listed = Vec::new();
-            self.list_label(label, &mut listed);
+            let vanished = self.list_label(label, &mut listed);
             let mut newest: Option<Box<Stored>> = None;
             let mut failure = None;
             for entry in listed {
@@ -114,11 +113,14 @@ impl Store {
             if let Some(error) = failure {
                 return Err(error);
             }
-            if self.dirs.open_label(label)?.is_none() {
-                break;
+            // What was removed meanwhile may have a successor, published after the names were read.
+            if !vanished {
+                return Err(self.dirs.not_found(label, None));
             }
         }
-        Err(self.dirs.not_found(label, None))
+        Err(Error::Contended {
+            path: self.dirs.checkpoints_path.join(label.as_str()),
+        })
     }
 
     /// Adds everything in the store to `listed`.
@@ -128,40 +130,44 @@ impl Store {
             .map_err(|errno| Error::io("read", root, errno))?;
         for entry in entries {
             match Label::parse(&text(&entry)) {
-                Ok(label) => self.list_label(&label, listed),
+                Ok(label) => {
+                    self.list_label(&label, listed);
+                }
                 Err(error) => listed.push(foreign(fs::join(root, &entry), error)),
             }
         }
         Ok(())
     }
 
-    /// Adds everything under `label` to `listed`.
-    fn list_label(&self, label: &Label, listed: &mut Vec<Listed>) {
+    /// Adds everything under `label` to `listed`. Says whether something was removed before it could be read.
+    fn list_label(&self, label: &Label, listed: &mut Vec<Listed>) -> bool {
         let path = self.dirs.checkpoints_path.join(label.as_str());
         let dir = match self.dirs.open_label(label) {
             Ok(Some(dir)) => dir,
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(error) => {
-                return listed.push(Listed::Broken {
+                listed.push(Listed::Broken {
                     reference: None,
                     path,
                     error,
                 });
+                return false;
             }
         };
         let entries = match fs::names(dir.as_fd()) {
             Ok(entries) => entries,
-            // The label was removed just now.
-            Err(Errno::NOENT) => return,
+            Err(Errno::NOENT) => return true,
             Err(errno) => {
                 let error = Error::io("read", &path, errno);
-                return listed.push(Listed::Broken {
+                listed.push(Listed::Broken {
                     reference: None,
                     path,
                     error,
                 });
+                return false;
             }
         };
+        let mut vanished = false;
         for entry in entries {
             let path = fs::join(&path, &entry);
             let name = match Name::parse(&text(&entry)) {
@@ -173,8 +179,7 @@ impl Store {
             };
             match self.read(label, &name) {
                 Ok(stored) => listed.push(Listed::Whole(Box::new(stored))),
-                // Removed just now.
-                Err(Error::NotFound { .. }) => {}
+                Err(Error::NotFound { .. }) => vanished = true,
                 Err(error) => {
                     listed.push(Listed::Broken {
                         reference: Some(Ref::exact(label.clone(), name)),
@@ -184,6 +189,7 @@ impl Store {
                 }
             }
         }
+        vanished
     }
 }
 

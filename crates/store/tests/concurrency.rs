@@ -23,10 +23,13 @@ fn of_many_that_publish_one_name_exactly_one_wins() {
             let one = || {
                 // Each with its own open store, as commands have.
                 let store = Store::open(scratch.store.path()).unwrap();
-                let staging = stage(&store);
+                let staging = std::panic::catch_unwind(|| stage(&store));
                 let meta = meta(&at);
+                // Whatever happened: the others wait for this one.
                 start.wait();
-                staging.publish(&meta, &meta.label, &meta.name, Replace::No)
+                staging
+                    .unwrap()
+                    .publish(&meta, &meta.label, &meta.name, Replace::No)
             };
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
             threads
@@ -77,6 +80,30 @@ fn a_reader_always_finds_what_is_being_replaced() {
         result.unwrap();
     });
     assert_eq!(left_in_tmp(&scratch.store), 0);
+}
+
+#[test]
+fn a_label_that_is_never_empty_always_has_a_newest() {
+    let scratch = Scratch::new();
+    let store = &scratch.store;
+    publish(store, "web:v0", Replace::No).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.newest(&label("web")).unwrap();
+            }
+        });
+        let writer = scope.spawn(|| {
+            for round in 0..ROUNDS * 5 {
+                publish(store, &format!("web:v{}", round + 1), Replace::No).unwrap();
+                store.remove(&reference(&format!("web:v{round}"))).unwrap();
+            }
+        });
+        let result = writer.join();
+        done.store(true, Ordering::Relaxed);
+        result.unwrap();
+    });
 }
 
 #[test]
@@ -135,6 +162,10 @@ fn no_sweep_takes_what_is_being_made() {
         let writer = scope.spawn(|| {
             for _ in 0..ROUNDS * 5 {
                 publish(&scratch.store, "web:v1", Replace::Yes).unwrap();
+            }
+            // The moment between creating and locking is short: it takes many to meet it.
+            for _ in 0..ROUNDS * 25 {
+                assert!(scratch.store.stage().unwrap().images().exists());
             }
         });
         let result = writer.join();
