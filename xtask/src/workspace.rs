@@ -48,6 +48,12 @@ impl Workspace {
         serde_json::from_str(&json).context("cannot read the output of `cargo metadata`")
     }
 
+    /// `path` relative to the checkout, for messages.
+    pub fn relative(&self, path: &Path) -> String {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        path.to_string_lossy().into_owned()
+    }
+
     /// Path of a program that cargo built.
     pub fn program(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)

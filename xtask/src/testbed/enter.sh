@@ -1,6 +1,7 @@
 # Enters the testbed. Run as
 #
-#   unshare --mount --pid --fork --kill-child --propagation private bash enter.sh ROOT DIRECTORY BIND... -- COMMAND...
+#   unshare --mount --pid --fork --kill-child --propagation private \
+#       bash enter.sh ROOT DIRECTORY BIND... -- COMMAND...
 #
 # DIRECTORY is the working directory inside; each BIND is an absolute path that is to be seen read-write at the same
 # place inside. pivot_root rather than chroot because criu insists that / is a mount point. The pid namespace sees to

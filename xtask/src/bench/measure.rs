@@ -1,0 +1,248 @@
+//! One run: a fresh process is checkpointed, restored, looked at and killed.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Case, Pair, Run, Side};
+use super::stats::DumpStats;
+use super::target::Target;
+use crate::command;
+
+/// What one run took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measurement {
+    /// What for.
+    #[serde(flatten)]
+    pub case: Case,
+    /// Counted from 0.
+    pub round: u32,
+    /// By whom.
+    pub side: Side,
+    /// How long the process stood still, as the side itself says.
+    pub frozen_time_us: u64,
+    /// How long the checkpoint took to whoever waited for it, with the sync where there is one.
+    pub checkpoint_time_us: u64,
+    /// The part of it that was a separate sync of the file system.
+    pub sync_time_us: u64,
+    /// How long the restore took until the command returned.
+    pub restore_time_us: u64,
+    /// What the checkpoint takes up.
+    pub size_bytes: u64,
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |us: u64| us as f64 / 1e3;
+        write!(
+            f,
+            "frozen {:.1} ms, checkpoint {:.1} ms, restore {:.1} ms, {} MiB",
+            ms(self.frozen_time_us),
+            ms(self.checkpoint_time_us),
+            ms(self.restore_time_us),
+            self.size_bytes >> 20
+        )
+    }
+}
+
+/// A directory that goes away with its value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(parent: &Path) -> Result<Scratch> {
+        let path = parent.join(format!("cryopod-bench-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The next run cannot create it and says so.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Makes one run.
+pub fn measure(run: &Run, cryopod: &Path) -> Result<Measurement> {
+    let scratch = Scratch::new(&run.case.place.directory())?;
+    let mut target = Target::start(run.case.size_mib)?;
+    target.check_alive()?;
+    // What earlier runs left dirty is not this one's to write.
+    command::succeed(&mut Command::new("sync"))?;
+    let contender = Contender {
+        cryopod,
+        run,
+        directory: &scratch.0,
+        pid: target.pid(),
+    };
+
+    let start = Instant::now();
+    let output = contender.checkpoint()?;
+    let after_command = start.elapsed();
+    contender.sync()?;
+    let checkpoint_time = start.elapsed();
+
+    let frozen_time_us = contender.frozen_time_us(&output)?;
+    if run.case.pair == Pair::Live {
+        target.check_alive().context("after the checkpoint")?;
+        target.kill()?;
+    } else {
+        target.wait_gone()?;
+    }
+
+    let start = Instant::now();
+    contender.restore()?;
+    let restore_time = start.elapsed();
+
+    target.check_alive().context("after the restore")?;
+    target.kill_restored()?;
+    Ok(Measurement {
+        case: run.case,
+        round: run.round,
+        side: run.side,
+        frozen_time_us,
+        checkpoint_time_us: micros(checkpoint_time),
+        sync_time_us: micros(checkpoint_time - after_command),
+        restore_time_us: micros(restore_time),
+        size_bytes: size_bytes(&scratch.0)?,
+    })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What all files under a directory take together.
+fn size_bytes(directory: &Path) -> Result<u64> {
+    let read = || format!("cannot read {}", directory.display());
+    let mut total = 0;
+    for entry in fs::read_dir(directory).with_context(read)? {
+        let entry = entry.with_context(read)?;
+        let metadata = entry.metadata().with_context(read)?;
+        total += if metadata.is_dir() {
+            size_bytes(&entry.path())?
+        } else {
+            metadata.len()
+        };
+    }
+    Ok(total)
+}
+
+/// One side's way of doing a run.
+struct Contender<'a> {
+    cryopod: &'a Path,
+    run: &'a Run,
+    directory: &'a Path,
+    pid: u32,
+}
+
+/// Name under which cryopod keeps the checkpoint.
+const REFERENCE: &str = "bench:run";
+
+impl Contender<'_> {
+    /// Whether cryopod is used by its own command line rather than criu's.
+    fn is_native(&self) -> bool {
+        self.run.side == Side::Cryopod && self.run.case.pair != Pair::DropIn
+    }
+
+    fn checkpoint(&self) -> Result<String> {
+        let mut command = if self.is_native() {
+            let mut command = self.native("checkpoint");
+            command.arg(self.pid.to_string()).arg(REFERENCE);
+            if self.run.case.pair == Pair::Stop {
+                command.arg("--stop");
+            }
+            command
+        } else {
+            let mut command = self.criu("dump");
+            command.arg("-t").arg(self.pid.to_string());
+            if self.run.case.pair == Pair::Live {
+                command.arg("--leave-running");
+            }
+            command
+        };
+        self.execute(&mut command, "dump.log")
+    }
+
+    fn restore(&self) -> Result<String> {
+        let mut command = if self.is_native() {
+            let mut command = self.native("restore");
+            command.args([REFERENCE, "--detach"]);
+            command
+        } else {
+            let mut command = self.criu("restore");
+            command.arg("-d");
+            command
+        };
+        self.execute(&mut command, "restore.log")
+    }
+
+    fn native(&self, verb: &str) -> Command {
+        let mut command = Command::new(self.cryopod);
+        command
+            .args([verb, "--json", "--store"])
+            .arg(self.directory);
+        command
+    }
+
+    fn criu(&self, verb: &str) -> Command {
+        let mut command = match self.run.side {
+            Side::Criu => Command::new("criu"),
+            Side::Cryopod => {
+                let mut command = Command::new(self.cryopod);
+                command.arg("criu");
+                command
+            }
+        };
+        let log = format!("{verb}.log");
+        command.arg(verb).arg("-D").arg(self.directory);
+        command.args(["-o", &log, "-v4", "--shell-job"]);
+        command
+    }
+
+    /// Runs a command; its failure carries what it said, or the end of its log.
+    fn execute(&self, command: &mut Command, log: &str) -> Result<String> {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run `{}`", command::display(command)))?;
+        if !output.status.success() {
+            let log = fs::read_to_string(self.directory.join(log)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(10)..];
+            bail!(
+                "`{}` failed: {}\n{}{}",
+                command::display(command),
+                output.status,
+                String::from_utf8_lossy(&output.stderr),
+                tail.join("\n")
+            );
+        }
+        String::from_utf8(output.stdout).context("the output is not UTF-8")
+    }
+
+    /// Has the file system written out where the side did not do that itself and the comparison asks for it.
+    fn sync(&self) -> Result<()> {
+        if self.run.side == Side::Cryopod || self.run.case.pair == Pair::DropIn {
+            return Ok(());
+        }
+        command::succeed(Command::new("sync").arg("-f").arg(self.directory))
+    }
+
+    fn frozen_time_us(&self, output: &str) -> Result<u64> {
+        if !self.is_native() {
+            return Ok(DumpStats::read(self.directory)?.frozen_time_us);
+        }
+        let report: serde_json::Value =
+            serde_json::from_str(output).context("the report is not JSON")?;
+        report["frozen_time_us"]
+            .as_u64()
+            .with_context(|| format!("the report has no frozen_time_us: {output}"))
+    }
+}
