@@ -52,8 +52,10 @@ impl Root {
         } else {
             &workspace.root
         };
-        let mut command = Command::new("unshare");
+        // Should this program be killed, everything inside goes with it.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--mount", "--pid", "--fork", "--kill-child"])
             .args(["--propagation", "private", "bash", "-c", ENTER, "enter"])
             .arg(&self.path)
