@@ -1,0 +1,212 @@
+//! What fcntl(2), ioctl(2) and friends know of a descriptor that `rustix` does not ask.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::{Errno, Result, check};
+
+/// Who gets signals for a descriptor: `struct f_owner_ex` of F_GETOWN_EX.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// F_OWNER_TID (0), F_OWNER_PID (1) or F_OWNER_PGRP (2).
+    pub kind: i32,
+    /// The thread, process or group; 0 for none.
+    pub pid: i32,
+}
+
+/// fcntl(F_GETOWN_EX).
+pub fn owner(fd: BorrowedFd<'_>) -> Result<Owner> {
+    let mut owner = Owner::default();
+    // SAFETY: `owner` has the layout of f_owner_ex and is live.
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), F_GETOWN_EX, &raw mut owner)
+    }))?;
+    Ok(owner)
+}
+
+/// fcntl(F_SETOWN_EX). The kernel remembers the caller's uids with it.
+pub fn set_owner(fd: BorrowedFd<'_>, owner: Owner) -> Result<()> {
+    // SAFETY: `owner` has the layout of f_owner_ex, is live and only read.
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), F_SETOWN_EX, &raw const owner)
+    }))
+    .map(drop)
+}
+
+/// F_SETOWN_EX, for remote calls.
+pub const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
+const F_GETOWNER_UIDS: i32 = 17;
+const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+
+/// fcntl(F_GETOWNER_UIDS): real and effective uid of whoever set the owner.
+pub fn owner_uids(fd: BorrowedFd<'_>) -> Result<(u32, u32)> {
+    let mut uids = [0u32; 2];
+    // SAFETY: the call writes two uid_t.
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr())
+    }))?;
+    Ok((uids[0], uids[1]))
+}
+
+/// fcntl(F_GETSIG): the signal sent instead of SIGIO; 0 for SIGIO.
+pub fn signal(fd: BorrowedFd<'_>) -> Result<i32> {
+    // SAFETY: plain integers only.
+    Ok(check(i64::from(unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) }))? as i32)
+}
+
+/// fcntl(F_SETSIG).
+pub fn set_signal(fd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: plain integers only.
+    check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal)
+    }))
+    .map(drop)
+}
+
+/// fcntl(F_DUPFD_CLOEXEC): a duplicate with a number of at least `at_least`.
+pub fn duplicate_from(fd: BorrowedFd<'_>, at_least: i32) -> Result<OwnedFd> {
+    // SAFETY: plain integers only.
+    let fd = check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, at_least)
+    }))?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// ioctl(FIONREAD): bytes that can be read.
+pub fn readable_bytes(fd: BorrowedFd<'_>) -> Result<u32> {
+    let mut bytes = 0i32;
+    // SAFETY: the call writes one int.
+    check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes)
+    }))?;
+    Ok(bytes.max(0) as u32)
+}
+
+/// signalfd(2) for the given mask (bit N-1 for signal N), close-on-exec.
+pub fn signalfd(mask: u64, nonblocking: bool) -> Result<OwnedFd> {
+    let flags = libc::SFD_CLOEXEC | if nonblocking { libc::SFD_NONBLOCK } else { 0 };
+    // SAFETY: the mask is live, 8 bytes long as said, and only read.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8usize, flags) })?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// ioctl(TFD_IOC_SET_TICKS): sets the count of expirations that a timerfd reports at the next read.
+pub fn set_timer_ticks(fd: BorrowedFd<'_>, ticks: u64) -> Result<()> {
+    /// `_IOW('T', 0, u64)`.
+    const TFD_IOC_SET_TICKS: libc::c_ulong = (1 << 30) | (8 << 16) | (0x54 << 8);
+    // SAFETY: the call reads one u64.
+    check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), TFD_IOC_SET_TICKS, &raw const ticks)
+    }))
+    .map(drop)
+}
+
+/// One target of an epoll instance, `struct kcmp_epoll_slot` of kcmp(2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpollSlot {
+    /// Descriptor of the epoll instance in the second process.
+    pub epoll: u32,
+    /// Number under which the target was added.
+    pub target: u32,
+    /// Which of the targets that were added under this number, in the order of /proc/PID/fdinfo/EPOLL.
+    pub offset: u32,
+}
+
+/// kcmp(2) with KCMP_EPOLL_TFD: whether descriptor `fd` of a process is the open file that a slot of one of its epoll
+/// instances watches. ENOENT when there is no such slot.
+pub fn is_epoll_target(pid: i32, fd: i32, slot: EpollSlot) -> Result<bool> {
+    const KCMP_EPOLL_TFD: i32 = 7;
+    // SAFETY: `slot` has the layout of kcmp_epoll_slot, is live and only read.
+    let order = check(unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            pid,
+            pid,
+            KCMP_EPOLL_TFD,
+            fd as u64,
+            &raw const slot,
+        )
+    })?;
+    Ok(order == 0)
+}
+
+/// Like [`set_owner`], with `uid` and `euid` as those the kernel remembers. Needs CAP_SETUID when these are not ours.
+///
+/// The user ids are changed for a thread that exists only for this call. That makes the kernel clear the dumpable flag
+/// of the whole process, which is set again.
+pub fn set_owner_as(fd: BorrowedFd<'_>, owner: Owner, uid: u32, euid: u32) -> Result<()> {
+    let keep = u32::MAX;
+    let set = || {
+        // The raw call, unlike libc's, changes this thread only.
+        // SAFETY: plain integers only.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, uid, euid, keep) })?;
+        set_owner(fd, owner)
+    };
+    // SAFETY: these calls take and touch nothing.
+    if unsafe { (libc::getuid(), libc::geteuid()) } == (uid, euid) {
+        return set_owner(fd, owner);
+    }
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, set)
+            .map_err(|_| Errno::AGAIN)?;
+        // Joining fails only after a panic, and there is none in the closure.
+        thread.join().unwrap_or(Err(Errno::AGAIN))
+    });
+    // SAFETY: plain integers only.
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0)
+    }))?;
+    done
+}
+
+/// getsockopt(2): address family, type and protocol of a socket.
+pub fn socket_kind(fd: BorrowedFd<'_>) -> Result<(i32, i32, i32)> {
+    let ask = |option: i32| {
+        let mut value = 0i32;
+        let mut len = std::mem::size_of::<i32>() as libc::socklen_t;
+        // SAFETY: both out-pointers are live, and `len` says how long `value` is.
+        check(i64::from(unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        }))?;
+        Ok(value)
+    };
+    Ok((
+        ask(libc::SO_DOMAIN)?,
+        ask(libc::SO_TYPE)?,
+        ask(libc::SO_PROTOCOL)?,
+    ))
+}
+
+/// getsockopt(SO_PEERCRED): the pid of whoever made the other end of a unix socket (unix(7)).
+pub fn socket_peer(fd: BorrowedFd<'_>) -> Result<i32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = std::mem::size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both out-pointers are live, and `len` says how long `peer` is.
+    check(i64::from(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    }))?;
+    Ok(peer.pid)
+}

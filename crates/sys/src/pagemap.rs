@@ -1,0 +1,100 @@
+//! PAGEMAP_SCAN: which pages of an address space are there.
+//!
+//! Documentation/admin-guide/mm/pagemap.rst. The ioctl came with Linux 6.7.
+
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::{Result, check};
+
+/// `PAGE_IS_*` categories.
+pub mod category {
+    /// The page is write-protected by userfaultfd's asynchronous mode or is not (written since).
+    pub const WRITTEN: u64 = 1 << 1;
+    /// The page belongs to a file (shared anonymous memory counts as one).
+    pub const FILE: u64 = 1 << 2;
+    /// The page is in memory.
+    pub const PRESENT: u64 = 1 << 3;
+    /// The page is in swap.
+    pub const SWAPPED: u64 = 1 << 4;
+    /// The page is the shared page of zeroes.
+    pub const PFNZERO: u64 = 1 << 5;
+    /// The page is mapped by a huge entry.
+    pub const HUGE: u64 = 1 << 6;
+}
+
+/// A run of pages of the same categories (`struct page_region`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last page.
+    pub end: u64,
+    /// `category` bits.
+    pub categories: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong =
+    (3 << 30) | ((size_of::<ScanArg>() as libc::c_ulong) << 16) | (0x66 << 8) | 16;
+
+/// Scans `start..end` of the address space behind an open /proc/PID/pagemap for pages that are present or swapped, not
+/// the zero page, and (with `anonymous_only`) not a file's. `found` is called for each run, in ascending order.
+pub fn scan(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    anonymous_only: bool,
+    mut found: impl FnMut(Region),
+) -> Result<()> {
+    const BATCH: usize = 512;
+    let mut regions = vec![Region::default(); BATCH];
+    let mut at = start;
+    while at < end {
+        let unwanted = category::PFNZERO | if anonymous_only { category::FILE } else { 0 };
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            start: at,
+            end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: BATCH as u64,
+            category_inverted: unwanted,
+            category_mask: unwanted,
+            category_anyof_mask: category::PRESENT | category::SWAPPED,
+            return_mask: category::PRESENT | category::SWAPPED | category::HUGE,
+            ..ScanArg::default()
+        };
+        // SAFETY: `arg` is live, and its `vec` points to `vec_len` regions that are live and may be written.
+        let count = check(i64::from(unsafe {
+            libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg)
+        }))?;
+        regions
+            .iter()
+            .take(count as usize)
+            .copied()
+            .for_each(&mut found);
+        if arg.walk_end <= at {
+            break;
+        }
+        at = arg.walk_end;
+    }
+    Ok(())
+}
