@@ -1,0 +1,238 @@
+//! What an open file is, and whether it can be checkpointed: the one answer that the survey and the dump share.
+
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+
+use cryopod_image::criu::FdTypes;
+use rustix::fs::{FileType, MemfdFlags};
+
+use super::seen::Seen;
+
+/// Kinds of open files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Has a path and is opened by it: a regular file, a directory, a harmless device, anything opened with O_PATH.
+    Path,
+    /// An end of a pipe.
+    Pipe,
+    /// An end of a named pipe.
+    Fifo,
+    /// Memory that is a file: memfd_create(2), or what is behind a shared anonymous mapping.
+    Memfd,
+    /// eventfd(2).
+    Eventfd,
+    /// signalfd(2).
+    Signalfd,
+    /// timerfd_create(2).
+    Timerfd,
+    /// epoll(7).
+    Epoll,
+    /// A terminal: only as a standard stream that leads outside the tree.
+    Terminal,
+    /// A socket: only as a standard stream that leads outside the tree.
+    Socket,
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl Kind {
+    /// The number of the kind in images; what leads outside is recorded like a file with a path.
+    pub fn fd_type(&self) -> FdTypes {
+        match self {
+            Self::Path | Self::Terminal | Self::Socket | Self::Other(_) => FdTypes::Reg,
+            Self::Pipe => FdTypes::Pipe,
+            Self::Fifo => FdTypes::Fifo,
+            Self::Memfd => FdTypes::MemFd,
+            Self::Eventfd => FdTypes::EventFd,
+            Self::Signalfd => FdTypes::SignalFd,
+            Self::Timerfd => FdTypes::TimerFd,
+            Self::Epoll => FdTypes::EventPoll,
+        }
+    }
+}
+
+/// File systems whose files need another look (statfs(2), linux/magic.h).
+mod magic {
+    pub const HUGETLBFS: u64 = 0x9584_58f6;
+    pub const NSFS: u64 = 0x6e73_6673;
+    pub const PIDFS: u64 = 0x5049_4446;
+    pub const SECRETMEM: u64 = 0x5345_434d;
+    pub const DMABUF: u64 = 0x444d_4142;
+}
+
+/// Says what an open file is. Whether a file with a path can really be found there is for
+/// [`paths::check`](super::paths::check).
+pub fn classify(seen: &Seen) -> Kind {
+    if let Some(name) = seen.link.strip_prefix(b"anon_inode:") {
+        return anonymous(name);
+    }
+    match seen.file_system {
+        magic::HUGETLBFS => return other("file of huge pages"),
+        magic::NSFS => return other(format!("namespace ({})", seen.shown())),
+        magic::PIDFS => return other("pidfd"),
+        magic::SECRETMEM => return other("secret memory"),
+        magic::DMABUF => return other("buffer shared with a device (dma-buf)"),
+        _ => {}
+    }
+    if Some(seen.stat.st_dev) == shared_memory_device() {
+        return shared_memory(seen);
+    }
+    if seen.is_path_only() {
+        return if seen.link.starts_with(b"/") {
+            Kind::Path
+        } else {
+            other("O_PATH descriptor of a file without a path")
+        };
+    }
+    match seen.file_type() {
+        FileType::RegularFile | FileType::Directory | FileType::Symlink => Kind::Path,
+        FileType::CharacterDevice => device(seen),
+        FileType::BlockDevice => other(format!("block device {}", seen.shown())),
+        FileType::Fifo if seen.link.starts_with(b"pipe:[") => Kind::Pipe,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        _ => other(format!("unknown file {}", seen.shown())),
+    }
+}
+
+fn other(what: impl Into<String>) -> Kind {
+    Kind::Other(what.into())
+}
+
+fn anonymous(name: &[u8]) -> Kind {
+    match name {
+        b"[eventfd]" => Kind::Eventfd,
+        b"[signalfd]" => Kind::Signalfd,
+        b"[timerfd]" => Kind::Timerfd,
+        b"[eventpoll]" => Kind::Epoll,
+        b"[io_uring]" => other("io_uring instance"),
+        b"inotify" => other("inotify instance"),
+        b"[fanotify]" => other("fanotify group"),
+        b"[perf_event]" => other("perf event"),
+        b"[userfaultfd]" => other("userfaultfd"),
+        b"[pidfd]" => other("pidfd"),
+        b"bpf-map" => other("BPF map"),
+        b"bpf-prog" => other("BPF program"),
+        b"bpf_link" => other("BPF link"),
+        b"seccomp notify" => other("seccomp listener"),
+        name if name.starts_with(b"kvm-") => other("KVM virtual machine"),
+        name => other(format!(
+            "anonymous file {}",
+            String::from_utf8_lossy(name).trim_matches(['[', ']'])
+        )),
+    }
+}
+
+/// Memory of the kernel's own instance of tmpfs: nobody can open it by path.
+fn shared_memory(seen: &Seen) -> Kind {
+    let name = seen.undeleted_name();
+    if name.starts_with(b"/memfd:") || name == b"/dev/zero" {
+        Kind::Memfd
+    } else if name.starts_with(b"/SYSV") {
+        other("System V shared memory")
+    } else {
+        other(format!("memory of a driver ({})", seen.shown()))
+    }
+}
+
+fn device(seen: &Seen) -> Kind {
+    /// Major number of the memory devices.
+    const MEMORY: u32 = 1;
+    let (major, minor) = (
+        rustix::fs::major(seen.stat.st_rdev),
+        rustix::fs::minor(seen.stat.st_rdev),
+    );
+    match (major, minor) {
+        // null, zero, full, random, urandom: no state of their own.
+        (MEMORY, 3 | 5 | 7 | 8 | 9) => Kind::Path,
+        (5, 2) => other("pseudo-terminal master"),
+        // Consoles, serial lines, /dev/tty, pseudo-terminals, and the consoles of virtual machines.
+        (4 | 5 | 136..=143 | 166 | 188 | 204 | 229, _) => Kind::Terminal,
+        _ => other(format!("device {} ({major}:{minor})", seen.shown())),
+    }
+}
+
+/// The device number of memfds.
+fn shared_memory_device() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let memfd = rustix::fs::memfd_create("cryopod", MemfdFlags::CLOEXEC).ok()?;
+        Some(rustix::fs::fstat(memfd.as_fd()).ok()?.st_dev)
+    })
+}
+
+/// Locks and leases on an open file, which nothing here can bring back.
+pub fn holds_lock(seen: &Seen) -> bool {
+    seen.info.lines.iter().any(|line| line.starts_with("lock:"))
+}
+
+/// Whether it is /dev/tty: the controlling terminal of whoever opens it.
+pub fn is_controlling_terminal(seen: &Seen) -> bool {
+    seen.stat.st_rdev == rustix::fs::makedev(5, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGULAR: u32 = 0o100_644;
+    const FIFO: u32 = 0o010_600;
+    const DEVICE: u32 = 0o020_666;
+
+    fn check(link: &str, mode: u32, expected: Kind) {
+        assert_eq!(classify(&Seen::sample(link, mode)), expected, "{link}");
+    }
+
+    #[test]
+    fn names_tell_anonymous_files_apart() {
+        check("anon_inode:[eventfd]", 0o600, Kind::Eventfd);
+        check("anon_inode:[eventpoll]", 0o600, Kind::Epoll);
+        check("anon_inode:[timerfd]", 0o600, Kind::Timerfd);
+        check("anon_inode:[signalfd]", 0o600, Kind::Signalfd);
+        check("anon_inode:[io_uring]", 0o600, other("io_uring instance"));
+        check("anon_inode:inotify", 0o600, other("inotify instance"));
+        check("anon_inode:[new]", 0o600, other("anonymous file new"));
+    }
+
+    #[test]
+    fn the_mode_tells_the_rest() {
+        check("/etc/passwd", REGULAR, Kind::Path);
+        check("/etc", 0o040_755, Kind::Path);
+        check("pipe:[17]", FIFO, Kind::Pipe);
+        check("/tmp/fifo", FIFO, Kind::Fifo);
+        check("socket:[17]", 0o140_777, Kind::Socket);
+        check("/dev/vda", 0o060_600, other("block device /dev/vda"));
+        check("pipe:[weird]/name", REGULAR, Kind::Path);
+    }
+
+    #[test]
+    fn only_devices_without_state_are_opened_again() {
+        let device = |major, minor| {
+            let mut seen = Seen::sample("/dev/x", DEVICE);
+            seen.stat.st_rdev = rustix::fs::makedev(major, minor);
+            classify(&seen)
+        };
+        assert_eq!(device(1, 3), Kind::Path);
+        assert_eq!(device(1, 9), Kind::Path);
+        assert_eq!(device(136, 2), Kind::Terminal);
+        assert_eq!(device(5, 0), Kind::Terminal);
+        assert_eq!(device(5, 2), other("pseudo-terminal master"));
+        assert_eq!(device(1, 1), other("device /dev/x (1:1)"));
+    }
+
+    #[test]
+    fn a_memfd_is_known_by_its_device() {
+        let memfd = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&memfd);
+        let seen = Seen::descriptor(std::process::id() as i32, fd).unwrap();
+        assert_eq!(classify(&seen), Kind::Memfd);
+        check("/memfd:x (deleted)", REGULAR, Kind::Path);
+    }
+
+    #[test]
+    fn a_socket_opened_for_its_path_only_is_a_path() {
+        let mut seen = Seen::sample("/run/x.sock", 0o140_777);
+        seen.info.flags = libc::O_PATH as u32;
+        assert_eq!(classify(&seen), Kind::Path);
+    }
+}

@@ -1,0 +1,329 @@
+//! Descriptors, and what they lead to.
+//!
+//! A descriptor table becomes one fdinfo-N.img that refers to entries in files.img, one per open file description
+//! (struct file in the kernel); descriptors that share a description share the entry. Nothing in the target changes:
+//! most is read in /proc, and the rest from duplicates that pidfd_getfd(2) brings into this process.
+//!
+//! - `seen`, `kind`: what /proc says about an open file and what that makes it; the survey uses the same
+//! - `identity`: which descriptors are one description
+//! - `streams`: standard streams that lead outside the tree
+//! - `owners`: who gets SIGIO
+//! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
+//! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`: one room per kind
+
+mod epolls;
+mod eventfds;
+mod fifos;
+mod ghosts;
+mod identity;
+pub(crate) mod kind;
+mod lazy;
+mod memfds;
+mod owners;
+pub(crate) mod paths;
+mod pipes;
+pub(crate) mod seen;
+mod signalfds;
+pub(crate) mod streams;
+#[cfg(test)]
+mod tests;
+mod timerfds;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use cryopod_image::criu::{FdinfoEntry, FileEntry, FownEntry};
+use cryopod_image::set::EntryWriter;
+use cryopod_image::{Kind as Image, SetWriter};
+use cryopod_sys::{Errno, process};
+
+pub(crate) use eventfds::SEMAPHORE;
+
+use self::epolls::Epolls;
+use self::ghosts::Ghosts;
+use self::identity::Identities;
+use self::kind::{Kind, classify};
+use self::memfds::Memfds;
+use self::paths::Name;
+use self::pipes::Contents;
+use self::seen::Seen;
+use self::streams::Streams;
+use super::DumpOptions;
+use super::shmem::SharedFile;
+use crate::error::{Context, Error, Result, Unsupported};
+use crate::proc;
+
+/// An open file description that is dumped for the first time.
+struct Description<'s> {
+    /// Its number in files.img.
+    id: u32,
+    seen: &'s Seen,
+    /// A duplicate of the descriptor.
+    file: OwnedFd,
+    owner: FownEntry,
+}
+
+impl Description<'_> {
+    /// Attaches the descriptor to a failure.
+    fn check<T>(
+        &self,
+        operation: &'static str,
+        result: std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        result.fd(operation, self.seen.pid, self.seen.fd.unwrap_or(-1))
+    }
+
+    /// A value from fdinfo, which must be there.
+    fn line<T>(&self, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| {
+            let file = format!("fdinfo/{}", self.seen.fd.unwrap_or(-1));
+            proc::misread(self.seen.pid, &file, &self.seen.info.lines.join("\n"))
+        })
+    }
+}
+
+/// A file that is not bound to a descriptor, as [`Files::path`] knows it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Place {
+    inode: (u64, u64),
+    link: Vec<u8>,
+    flags: u32,
+}
+
+/// Writes the descriptors of a tree.
+pub struct Files<'a> {
+    set: &'a SetWriter,
+    ghost_limit_bytes: u64,
+    streams: Streams,
+    identities: Identities,
+    places: HashMap<Place, u32>,
+    entries: EntryWriter<'a>,
+    ghosts: Ghosts<'a>,
+    pipes: Contents<'a>,
+    fifos: Contents<'a>,
+    memfds: Memfds<'a>,
+    epolls: Epolls,
+}
+
+impl<'a> Files<'a> {
+    /// Begins with the files of a tree whose processes, all frozen, are `pids`.
+    pub fn new(set: &'a SetWriter, options: &DumpOptions, pids: &[i32]) -> Result<Self> {
+        Ok(Self {
+            set,
+            ghost_limit_bytes: options.ghost_limit_bytes,
+            streams: Streams::scan(pids, options)?,
+            identities: Identities::default(),
+            places: HashMap::new(),
+            entries: set.entries(Image::Files, None)?,
+            ghosts: Ghosts::new(set),
+            pipes: Contents::new(set, Image::PipesData),
+            fifos: Contents::new(set, Image::FifoData),
+            memfds: Memfds::new(set),
+            epolls: Epolls::default(),
+        })
+    }
+
+    /// Writes the descriptor table `files_id`, which process `pid` uses. Returns the number of descriptors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] with all descriptors that cannot be dumped.
+    pub fn table(&mut self, pid: i32, files_id: u32) -> Result<usize> {
+        let pidfd = process::pidfd_open(pid).task("open it (pidfd_open)", pid)?;
+        let mut table = self.set.entries(Image::Fdinfo, Some(u64::from(files_id)))?;
+        let mut unsupported = Vec::new();
+        let numbers = proc::numbers(pid, "fd")?;
+        for &fd in &numbers {
+            match self.descriptor(pidfd.as_fd(), pid, fd) {
+                Ok(entry) => table.push(&entry)?,
+                Err(Error::Unsupported(more)) => unsupported.extend(more),
+                Err(error) => return Err(error),
+            }
+        }
+        if !unsupported.is_empty() {
+            return Err(Error::Unsupported(unsupported));
+        }
+        table.finish()?;
+        Ok(numbers.len())
+    }
+
+    /// The number of a file entry for what a link below /proc/PID leads to: "exe", "cwd", "root", or
+    /// "map_files/START-END". It is not bound to a descriptor; `flags` are those to open it with.
+    pub fn path(&mut self, pid: i32, link: &str, flags: u32) -> Result<u32> {
+        let seen = Seen::place(pid, link.to_owned())?;
+        let place = Place {
+            inode: seen.inode(),
+            link: seen.link.clone(),
+            flags,
+        };
+        if let Some(&id) = self.places.get(&place) {
+            return Ok(id);
+        }
+        let id = self.identities.fresh();
+        let entry = match classify(&seen) {
+            Kind::Memfd => self.memfds.dump(id, &seen, flags, FownEntry::default())?,
+            Kind::Path => self.named(id, &seen, flags, FownEntry::default())?,
+            kind => return Err(refuse(&seen, describe(&seen, &kind))),
+        };
+        self.entries.push(&entry)?;
+        self.places.insert(place, id);
+        Ok(id)
+    }
+
+    /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory.
+    pub fn finish(mut self) -> Result<Vec<SharedFile>> {
+        for entry in self.epolls.finish()? {
+            self.entries.push(&entry)?;
+        }
+        self.entries.finish()?;
+        self.ghosts.finish()?;
+        self.pipes.finish()?;
+        self.fifos.finish()?;
+        self.memfds.finish()
+    }
+
+    fn descriptor(&mut self, pidfd: BorrowedFd<'_>, pid: i32, fd: i32) -> Result<FdinfoEntry> {
+        let seen = Seen::descriptor(pid, fd)?;
+        let kind = classify(&seen);
+        let outside = self.streams.lead_outside(&seen, &kind);
+        if let Some(what) = problem(&seen, &kind, outside, self.ghost_limit_bytes) {
+            return Err(refuse(&seen, what));
+        }
+        let (id, is_new) = self.identities.of_descriptor(seen.inode(), pid, fd)?;
+        if is_new {
+            let file = process::pidfd_getfd(pidfd, fd).fd("duplicate it (pidfd_getfd)", pid, fd)?;
+            let owner = owners::dump(&seen, file.as_fd()).fd("ask for its owner", pid, fd)?;
+            let one = Description {
+                id,
+                seen: &seen,
+                file,
+                owner,
+            };
+            self.description(&one, if outside { None } else { Some(&kind) })?;
+        }
+        if kind == Kind::Epoll {
+            self.epolls.held(id, pid, fd);
+        }
+        let fd_type = if outside {
+            cryopod_image::criu::FdTypes::Reg
+        } else {
+            kind.fd_type()
+        };
+        Ok(FdinfoEntry {
+            id,
+            flags: seen.descriptor_flags(),
+            r#type: fd_type.into(),
+            fd: fd as u32,
+            xattr_security_selinux: None,
+        })
+    }
+
+    /// Writes the entry of a description; without a kind, that of a stream which leads outside.
+    fn description(&mut self, one: &Description<'_>, kind: Option<&Kind>) -> Result<()> {
+        let flags = one.seen.flags();
+        let entry = match kind {
+            None => streams::dump(one),
+            Some(Kind::Path) => self.named(one.id, one.seen, flags, one.owner.clone())?,
+            Some(Kind::Pipe) => pipes::dump(one, &mut self.pipes)?,
+            Some(Kind::Fifo) => {
+                let path_id = self.identities.fresh();
+                let path = self.named(path_id, one.seen, flags, one.owner.clone())?;
+                self.entries.push(&path)?;
+                fifos::dump(one, path_id, &mut self.fifos)?
+            }
+            Some(Kind::Memfd) => self
+                .memfds
+                .dump(one.id, one.seen, flags, one.owner.clone())?,
+            Some(Kind::Eventfd) => eventfds::dump(one)?,
+            Some(Kind::Signalfd) => signalfds::dump(one)?,
+            Some(Kind::Timerfd) => timerfds::dump(one)?,
+            // Written at the end, when all descriptors are known.
+            Some(Kind::Epoll) => return self.epolls.add(one),
+            Some(kind @ (Kind::Terminal | Kind::Socket | Kind::Other(_))) => {
+                return Err(refuse(one.seen, describe(one.seen, kind)));
+            }
+        };
+        Ok(self.entries.push(&entry)?)
+    }
+
+    /// The entry of a file with a path, and its contents where it is deleted.
+    fn named(&mut self, id: u32, seen: &Seen, flags: u32, owner: FownEntry) -> Result<FileEntry> {
+        let name = paths::check(seen, self.ghost_limit_bytes).map_err(|what| refuse(seen, what))?;
+        if let Name::Deleted(_) = name {
+            self.ghosts.add(id, seen)?;
+        }
+        Ok(paths::entry(id, seen, flags, owner, name.path()))
+    }
+}
+
+/// Why an open file cannot be checkpointed, in words, if it cannot. `outside` is for standard streams that lead
+/// outside the tree.
+pub(crate) fn problem(
+    seen: &Seen,
+    kind: &Kind,
+    outside: bool,
+    ghost_limit_bytes: u64,
+) -> Option<String> {
+    if kind::holds_lock(seen) {
+        return Some(format!("lock on {}: not supported", seen.shown()));
+    }
+    if outside {
+        return None;
+    }
+    match kind {
+        Kind::Path | Kind::Fifo => paths::check(seen, ghost_limit_bytes).err(),
+        Kind::Timerfd => timerfds::problem(&seen.info).map(|what| format!("{what}: not supported")),
+        Kind::Terminal | Kind::Socket | Kind::Other(_) => Some(describe(seen, kind)),
+        Kind::Pipe | Kind::Memfd | Kind::Eventfd | Kind::Signalfd | Kind::Epoll => None,
+    }
+}
+
+/// Says that a kind is not supported.
+fn describe(seen: &Seen, kind: &Kind) -> String {
+    match kind {
+        Kind::Terminal => format!(
+            "terminal {}: supported as a standard stream only",
+            seen.shown()
+        ),
+        Kind::Socket => format!("{}: not supported", socket(seen)),
+        Kind::Other(what) => format!("{what}: not supported"),
+        _ => format!("{}: not supported here", seen.shown()),
+    }
+}
+
+/// Names the family and type of a socket.
+fn socket(seen: &Seen) -> String {
+    let kind = seen.fd.ok_or(Errno::BADF).and_then(|fd| {
+        let pidfd = process::pidfd_open(seen.pid)?;
+        let socket = process::pidfd_getfd(pidfd.as_fd(), fd)?;
+        cryopod_sys::fd::socket_kind(socket.as_fd())
+    });
+    let Ok((family, kind, _)) = kind else {
+        return "socket".to_owned();
+    };
+    let family = match family {
+        libc::AF_UNIX => "AF_UNIX".to_owned(),
+        libc::AF_INET => "AF_INET".to_owned(),
+        libc::AF_INET6 => "AF_INET6".to_owned(),
+        libc::AF_NETLINK => "AF_NETLINK".to_owned(),
+        libc::AF_PACKET => "AF_PACKET".to_owned(),
+        libc::AF_VSOCK => "AF_VSOCK".to_owned(),
+        other => format!("family {other}"),
+    };
+    let kind = match kind {
+        libc::SOCK_STREAM => "stream",
+        libc::SOCK_DGRAM => "datagram",
+        libc::SOCK_SEQPACKET => "seqpacket",
+        libc::SOCK_RAW => "raw",
+        _ => "other",
+    };
+    format!("socket ({family}, {kind})")
+}
+
+fn refuse(seen: &Seen, what: String) -> Error {
+    Error::Unsupported(vec![Unsupported {
+        pid: seen.pid,
+        fd: seen.fd,
+        what,
+    }])
+}

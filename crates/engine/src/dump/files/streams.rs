@@ -1,0 +1,172 @@
+//! Standard streams that lead outside the tree: a terminal, a socket, or a pipe whose other end nobody of the tree has.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+
+use cryopod_image::criu::FileEntry;
+use cryopod_sys::process;
+
+use super::kind::{self, Kind, classify};
+use super::seen::{Seen, is_gone};
+use super::{Description, paths};
+use crate::dump::DumpOptions;
+use crate::error::Result;
+use crate::proc::{self, fdinfo::FdInfo};
+
+const STANDARD: std::ops::RangeInclusive<i32> = 0..=2;
+/// Bits of the two ends of a pipe.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+
+/// The files of a tree that lead outside.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// By device and inode.
+    outside: HashSet<(u64, u64)>,
+    /// One of them is a terminal, so that /dev/tty is one as well.
+    has_terminal: bool,
+}
+
+impl Streams {
+    /// Looks at the standard streams of all processes of the tree; none lead outside unless `options` allow it.
+    pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
+        let mut streams = Self::default();
+        if !options.external_stdio {
+            return Ok(streams);
+        }
+        let mut pipes = HashMap::new();
+        for &pid in pids {
+            for fd in STANDARD {
+                let seen = match Seen::descriptor(pid, fd) {
+                    Err(error) if is_gone(&error) => continue,
+                    seen => seen?,
+                };
+                match classify(&seen) {
+                    Kind::Terminal => {
+                        streams.has_terminal = true;
+                        streams.outside.insert(seen.inode());
+                    }
+                    Kind::Socket if !made_inside(&seen, pids) => {
+                        streams.outside.insert(seen.inode());
+                    }
+                    Kind::Pipe => {
+                        pipes.insert(seen.link.clone(), seen.inode());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if !pipes.is_empty() {
+            let ends = ends(pids, &pipes)?;
+            let half = pipes
+                .into_iter()
+                .filter(|(link, _)| ends.get(link) != Some(&(READ | WRITE)));
+            streams.outside.extend(half.map(|(_, inode)| inode));
+        }
+        Ok(streams)
+    }
+
+    /// Whether an open file is one of them.
+    pub fn lead_outside(&self, seen: &Seen, kind: &Kind) -> bool {
+        match kind {
+            Kind::Terminal if kind::is_controlling_terminal(seen) => self.has_terminal,
+            Kind::Terminal | Kind::Socket | Kind::Pipe => self.outside.contains(&seen.inode()),
+            _ => false,
+        }
+    }
+}
+
+/// Which ends of the given pipes the tree has.
+fn ends(pids: &[i32], pipes: &HashMap<Vec<u8>, (u64, u64)>) -> Result<HashMap<Vec<u8>, u8>> {
+    let mut ends: HashMap<Vec<u8>, u8> = HashMap::new();
+    for &pid in pids {
+        let numbers = match proc::numbers(pid, "fd") {
+            Err(error) if is_gone(&error) => continue,
+            numbers => numbers?,
+        };
+        for fd in numbers {
+            let link = match proc::read_link(pid, &format!("fd/{fd}")) {
+                Err(error) if is_gone(&error) => continue,
+                link => link?.into_os_string().into_encoded_bytes(),
+            };
+            if !pipes.contains_key(&link) {
+                continue;
+            }
+            let info = match FdInfo::read(pid, fd) {
+                Err(error) if is_gone(&error) => continue,
+                info => info?,
+            };
+            *ends.entry(link).or_default() |= match info.flags as i32 & libc::O_ACCMODE {
+                libc::O_RDONLY => READ,
+                libc::O_WRONLY => WRITE,
+                _ => READ | WRITE,
+            };
+        }
+    }
+    Ok(ends)
+}
+
+/// Whether a process of the tree made the other end of a socket, so that the socket leads nowhere else.
+fn made_inside(seen: &Seen, pids: &[i32]) -> bool {
+    let Some(fd) = seen.fd else { return false };
+    let socket =
+        process::pidfd_open(seen.pid).and_then(|pidfd| process::pidfd_getfd(pidfd.as_fd(), fd));
+    let peer = socket.and_then(|socket| cryopod_sys::fd::socket_peer(socket.as_fd()));
+    peer.is_ok_and(|pid| pids.contains(&pid))
+}
+
+/// The entry of a stream that leads outside: a name for whoever restores it, and nothing to open.
+pub(super) fn dump(one: &Description<'_>) -> FileEntry {
+    let mut entry = paths::entry(
+        one.id,
+        one.seen,
+        one.seen.flags(),
+        one.owner.clone(),
+        &one.seen.link,
+    );
+    if let Some(reg) = &mut entry.reg {
+        reg.ext = Some(true);
+        reg.size = None;
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn options() -> DumpOptions {
+        DumpOptions {
+            external_stdio: true,
+            ..DumpOptions::default()
+        }
+    }
+
+    fn leads_outside(child: &Child, pids: &[i32], fd: i32) -> bool {
+        let seen = Seen::descriptor(child.id() as i32, fd).unwrap();
+        Streams::scan(pids, &options())
+            .unwrap()
+            .lead_outside(&seen, &classify(&seen))
+    }
+
+    #[test]
+    fn a_pipe_to_somebody_else_leads_outside_and_one_within_does_not() {
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (pid, own) = (child.id() as i32, std::process::id() as i32);
+        let results = [
+            leads_outside(&child, &[pid], 1),
+            leads_outside(&child, &[pid, own], 1),
+            leads_outside(&child, &[pid], 0),
+        ];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(results, [true, false, false]);
+    }
+}

@@ -1,0 +1,102 @@
+//! What entries of files.img have in common, whatever their kind.
+
+use cryopod_image::criu::{FileEntry, FownEntry, RegFileEntry};
+use rustix::fs::FileType;
+
+use crate::error::Result;
+
+/// The owner an entry has, where its kind has one.
+pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
+    let reg = entry.reg.as_ref().map(|reg| &reg.fown);
+    let pipe = entry.pipe.as_ref().map(|pipe| &pipe.fown);
+    let memfd = entry.memfd.as_ref().map(|memfd| &memfd.fown);
+    let efd = entry.efd.as_ref().map(|efd| &efd.fown);
+    let sgfd = entry.sgfd.as_ref().map(|sgfd| &sgfd.fown);
+    let tfd = entry.tfd.as_ref().map(|tfd| &tfd.fown);
+    let epfd = entry.epfd.as_ref().map(|epfd| &epfd.fown);
+    reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd)
+}
+
+/// The open flags an entry has.
+pub fn status_flags(entry: &FileEntry) -> u32 {
+    let reg = entry.reg.as_ref().map(|reg| reg.flags);
+    let pipe = entry.pipe.as_ref().map(|pipe| pipe.flags);
+    let memfd = entry.memfd.as_ref().map(|memfd| memfd.flags);
+    let efd = entry.efd.as_ref().map(|efd| efd.flags);
+    let sgfd = entry.sgfd.as_ref().map(|sgfd| sgfd.flags);
+    let tfd = entry.tfd.as_ref().map(|tfd| tfd.flags);
+    let epfd = entry.epfd.as_ref().map(|epfd| epfd.flags);
+    reg.or(pipe)
+        .or(memfd)
+        .or(efd)
+        .or(sgfd)
+        .or(tfd)
+        .or(epfd)
+        .unwrap_or(0)
+}
+
+/// Checks that an entry is whole: its member has its number, and its name is a path.
+pub fn check(entry: &FileEntry) -> Result<()> {
+    let members = [
+        entry.reg.as_ref().map(|reg| reg.id),
+        entry.pipe.as_ref().map(|pipe| pipe.id),
+        entry.fifo.as_ref().map(|fifo| fifo.id),
+        entry.memfd.as_ref().map(|memfd| memfd.id),
+        entry.efd.as_ref().map(|efd| efd.id),
+        entry.sgfd.as_ref().map(|sgfd| sgfd.id),
+        entry.tfd.as_ref().map(|tfd| tfd.id),
+        entry.epfd.as_ref().map(|epfd| epfd.id),
+    ];
+    if members.into_iter().flatten().any(|id| id != entry.id) {
+        return Err(super::corrupt(entry.id, "it has two numbers"));
+    }
+    let Some(reg) = &entry.reg else { return Ok(()) };
+    let is_path = reg.name.starts_with(b"/") || reg.ext == Some(true);
+    if !is_path || reg.name.contains(&0) || reg.name.len() >= libc::PATH_MAX as usize {
+        return Err(super::corrupt(entry.id, "its name is not a path"));
+    }
+    Ok(())
+}
+
+/// What kind of file a path led to, where the image says so.
+pub fn file_type(reg: &RegFileEntry) -> Option<FileType> {
+    reg.mode.map(FileType::from_raw_mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reg(name: &[u8]) -> FileEntry {
+        let reg = RegFileEntry {
+            id: 4,
+            name: name.to_vec(),
+            flags: 7,
+            ..RegFileEntry::default()
+        };
+        FileEntry {
+            id: 4,
+            reg: Some(Box::new(reg)),
+            ..FileEntry::default()
+        }
+    }
+
+    #[test]
+    fn names_must_be_paths() {
+        assert!(check(&reg(b"/tmp/x")).is_ok());
+        assert!(check(&reg(b"tmp/x")).is_err());
+        assert!(check(&reg(b"/tmp/\0x")).is_err());
+        assert!(check(&reg(&[b'/'; 5000])).is_err());
+        let mut outside = reg(b"pipe:[1]");
+        outside.reg.as_mut().unwrap().ext = Some(true);
+        assert!(check(&outside).is_ok());
+    }
+
+    #[test]
+    fn one_number_is_enough() {
+        let mut entry = reg(b"/x");
+        assert_eq!(status_flags(&entry), 7);
+        entry.id = 5;
+        assert!(check(&entry).is_err());
+    }
+}

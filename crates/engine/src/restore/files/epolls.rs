@@ -1,0 +1,136 @@
+//! Epoll instances: made early, filled in a task that has what they watch.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use cryopod_image::criu::{EventpollFileEntry, FdinfoEntry};
+use cryopod_sys::Errno;
+use rustix::event::epoll::CreateFlags;
+
+use super::set_status;
+use crate::error::{Context, Error, Result};
+use crate::proc::mem::Mem;
+use crate::remote::puppet::Puppet;
+
+/// Makes an epoll instance that watches nothing yet.
+pub fn open(entry: &EventpollFileEntry) -> Result<OwnedFd> {
+    let file = rustix::event::epoll::create(CreateFlags::CLOEXEC).host("make an epoll instance")?;
+    set_status(file.as_fd(), entry.flags)?;
+    Ok(file)
+}
+
+/// The table, and the descriptor in it, by which an instance is filled: one that has all watched numbers.
+pub fn home(
+    entry: &EventpollFileEntry,
+    tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
+) -> Result<Option<(u32, u32)>> {
+    let mut held = false;
+    for (&files_id, table) in tables {
+        let Some(own) = table.iter().find(|one| one.id == entry.id) else {
+            continue;
+        };
+        held = true;
+        // Tables are in the order of numbers.
+        let has = |fd: u32| table.binary_search_by_key(&fd, |one| one.fd).is_ok();
+        if entry.tfd.iter().all(|target| has(target.tfd)) {
+            return Ok(Some((files_id, own.fd)));
+        }
+    }
+    if !held || entry.tfd.is_empty() {
+        return Ok(None);
+    }
+    let what = format!(
+        "file {}: an epoll instance that watches descriptors which nobody who has it has",
+        entry.id
+    );
+    Err(Error::inconsistent("files", what))
+}
+
+/// Has a task add what an instance, its descriptor `epoll`, watches. `lenient` tells which of the task's descriptors
+/// are no longer what they were (streams that lead elsewhere now): those may be of a kind that cannot be watched.
+pub fn fill(
+    puppet: &Puppet,
+    mem: &Mem,
+    entry: &EventpollFileEntry,
+    epoll: u32,
+    lenient: impl Fn(u32) -> bool,
+) -> Result<()> {
+    for target in &entry.tfd {
+        // struct epoll_event is packed on x86-64.
+        let mut event = target.events.to_ne_bytes().to_vec();
+        event.extend(target.data.to_ne_bytes());
+        let at = puppet.put(mem, &event)?;
+        let args = [
+            u64::from(epoll),
+            libc::EPOLL_CTL_ADD as u64,
+            u64::from(target.tfd),
+            at,
+            0,
+            0,
+        ];
+        match puppet.call(libc::SYS_epoll_ctl, args)? {
+            Ok(_) => {}
+            Err(Errno::PERM) if lenient(target.tfd) => {
+                tracing::warn!(
+                    pid = puppet.pid,
+                    fd = target.tfd,
+                    "a redirected stream cannot be watched by epoll"
+                );
+            }
+            Err(source) => {
+                return Err(Error::Remote {
+                    call: "epoll_ctl",
+                    pid: puppet.tid,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cryopod_image::criu::EventpollTfdEntry;
+
+    use super::*;
+
+    fn entry(targets: &[u32]) -> EventpollFileEntry {
+        let tfd = targets
+            .iter()
+            .map(|&tfd| EventpollTfdEntry {
+                tfd,
+                ..EventpollTfdEntry::default()
+            })
+            .collect();
+        EventpollFileEntry {
+            id: 9,
+            tfd,
+            ..EventpollFileEntry::default()
+        }
+    }
+
+    fn table(descriptors: &[(u32, u32)]) -> Vec<FdinfoEntry> {
+        descriptors
+            .iter()
+            .map(|&(fd, id)| FdinfoEntry {
+                id,
+                fd,
+                ..FdinfoEntry::default()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_home_has_all_numbers() {
+        let tables = BTreeMap::from([
+            (1, table(&[(3, 9), (4, 1)])),
+            (2, table(&[(4, 1), (5, 2), (6, 9)])),
+        ]);
+        assert_eq!(home(&entry(&[4, 5]), &tables).unwrap(), Some((2, 6)));
+        assert_eq!(home(&entry(&[4]), &tables).unwrap(), Some((1, 3)));
+        assert_eq!(home(&entry(&[]), &tables).unwrap(), Some((1, 3)));
+        assert!(home(&entry(&[7]), &tables).is_err());
+        assert_eq!(home(&entry(&[7]), &BTreeMap::new()).unwrap(), None);
+    }
+}

@@ -1,0 +1,575 @@
+//! Descriptors, and what they lead to, in the other direction.
+//!
+//! cryopod opens every description once in its own process, at numbers above all that the tree uses, before the first
+//! task is made. Tasks are born with them all; each then duplicates what its table wants to the right numbers and
+//! closes the rest. The order of calls:
+//!
+//! 1. [`Files::load`], [`Files::highest_fd`]: read and check the images
+//! 2. [`Files::open_all`], [`Files::prepare_mapping`]: open everything, in cryopod
+//! 3. [`Files::install`], [`Files::fill_epolls`]: in each task, or in one of those that share a table
+//! 4. [`Files::seal_memfds`]: when all mappings are made
+//! 5. [`Files::arm`]: when all pids exist; timers run from here on
+//! 6. [`Files::close_high`]: in each task, last
+//!
+//! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `tables`
+//! reads and makes descriptor tables, and `late` is for files that exist only when the tree does.
+
+mod entries;
+mod epolls;
+mod eventfds;
+mod fifos;
+mod ghosts;
+mod late;
+mod memfds;
+mod owners;
+mod paths;
+mod pipes;
+mod signalfds;
+mod streams;
+mod tables;
+mod timerfds;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use cryopod_image::criu::{FdTypes, FdinfoEntry, FileEntry, RegFileEntry};
+use cryopod_image::{Kind as Image, SetReader};
+use cryopod_sys::process::{RLIMIT_NOFILE, rlimit, set_rlimit};
+use cryopod_sys::{Errno, fd};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use self::entries::{check, file_type, owner, status_flags};
+use self::ghosts::{Ghosts, Remap};
+use self::memfds::Memfds;
+use self::tables::Slot;
+use super::{RestoreOptions, Stdio};
+use crate::error::{Context, Error, Result};
+use crate::proc::mem::Mem;
+use crate::remote::puppet::Puppet;
+
+/// All open files of a tree.
+#[derive(Debug)]
+pub struct Files {
+    entries: BTreeMap<u32, FileEntry>,
+    remaps: HashMap<u32, Remap>,
+    memfds: Memfds,
+    /// By number; each in the order of descriptors.
+    tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    /// Descriptions by the number of their entry, each at a number of at least `base`.
+    opened: BTreeMap<u32, OwnedFd>,
+    /// Further descriptions for mappings: by entry and access mode.
+    mapped: HashMap<(u32, u32), OwnedFd>,
+    /// Entries whose descriptions are somebody else's: the restorer's own streams.
+    joined: BTreeSet<u32>,
+    /// Files of the tree's own processes in /proc, opened by the tasks when these exist; with the root directory that
+    /// they start from.
+    late: BTreeSet<u32>,
+    root: Option<OwnedFd>,
+    /// Where epoll instances are filled: table and descriptor, by entry.
+    epolls: BTreeMap<u32, (u32, u32)>,
+    base: i32,
+}
+
+impl Files {
+    /// Reads the images of open files.
+    pub fn load(set: &SetReader) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for entry in set.read_all::<FileEntry>(Image::Files, None)? {
+            check(&entry)?;
+            let id = entry.id;
+            if entries.insert(id, entry).is_some() {
+                return Err(corrupt(id, "there are two of it"));
+            }
+        }
+        Ok(Self {
+            entries,
+            remaps: ghosts::load(set)?,
+            memfds: Memfds::load(set)?,
+            tables: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            mapped: HashMap::new(),
+            joined: BTreeSet::new(),
+            late: BTreeSet::new(),
+            root: None,
+            epolls: BTreeMap::new(),
+            base: 0,
+        })
+    }
+
+    /// Reads the descriptor tables `tables` and gives the highest number in any, at least 2.
+    pub fn highest_fd(&mut self, set: &SetReader, tables: &[u32]) -> Result<i32> {
+        for &files_id in tables {
+            let table = tables::load(set, files_id, &self.entries)?;
+            self.tables.insert(files_id, table);
+        }
+        for entry in self.entries.values() {
+            let Some(epfd) = &entry.epfd else { continue };
+            if let Some(home) = epolls::home(epfd, &self.tables)? {
+                self.epolls.insert(entry.id, home);
+            }
+        }
+        let highest = self
+            .tables
+            .values()
+            .filter_map(|table| table.last())
+            .map(|one| one.fd as i32)
+            .max();
+        Ok(highest.unwrap_or(2).max(2))
+    }
+
+    /// Opens all files, at numbers of at least `base`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileChanged`] when a file is not what it was; [`Error::NotRestorable`] for kinds this engine does not
+    /// know; [`Error::Path`].
+    pub fn open_all(&mut self, set: &SetReader, options: &RestoreOptions, base: i32) -> Result<()> {
+        self.base = base;
+        raise_limit(base as u64 + 2 * self.entries.len() as u64 + 256)?;
+        self.memfds.make()?;
+        self.open_pipes(set)?;
+        // Names made for deleted files go when this does.
+        let mut ghosts = Ghosts::default();
+        self.open_fifos(set, &mut ghosts)?;
+        // Deleted directories first, outer ones before inner ones: deleted files may have been in them.
+        let mut ids: Vec<u32> = self.entries.keys().copied().collect();
+        ids.sort_by_key(|id| {
+            let reg = self.entries[id].reg.as_deref();
+            let is_directory = reg.is_some_and(|reg| file_type(reg) == Some(FileType::Directory));
+            let first = self.remaps.contains_key(id) && is_directory;
+            (
+                !first,
+                if first {
+                    reg.map_or(0, |reg| reg.name.len())
+                } else {
+                    0
+                },
+            )
+        });
+        for id in ids {
+            self.open_entry(set, options, &mut ghosts, id)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a file once more for mappings with `flags` (`VmaEntry::fdflags`), where its own description will not do.
+    /// After [`Files::open_all`].
+    pub fn prepare_mapping(&mut self, id: u32, flags: u32) -> Result<()> {
+        let access = flags & libc::O_ACCMODE as u32;
+        if self.serves(id, access) || self.mapped.contains_key(&(id, access)) {
+            return Ok(());
+        }
+        let entry = self.entry(id)?;
+        let file = match &entry.memfd {
+            Some(memfd) => self.memfds.open_for_mapping(memfd, access)?,
+            None => paths::reopen(self.borrow(id)?, access)?,
+        };
+        let file = raise(file, self.base)?;
+        self.mapped.insert((id, access), file);
+        Ok(())
+    }
+
+    /// The descriptor for a mapping with `flags`, which [`Files::prepare_mapping`] was told of.
+    pub fn mapping_descriptor(&self, id: u32, flags: u32) -> Result<RawFd> {
+        let access = flags & libc::O_ACCMODE as u32;
+        match self.mapped.get(&(id, access)) {
+            Some(file) => Ok(file.as_raw_fd()),
+            None => self.descriptor(id),
+        }
+    }
+
+    /// The number that every task has the description of a file entry under.
+    pub fn descriptor(&self, id: u32) -> Result<RawFd> {
+        Ok(self.borrow(id)?.as_raw_fd())
+    }
+
+    /// The description of a file entry.
+    pub fn borrow(&self, id: u32) -> Result<BorrowedFd<'_>> {
+        if self.late.contains(&id) {
+            let name = self
+                .entries
+                .get(&id)
+                .and_then(|entry| entry.reg.as_deref())
+                .map(|reg| &reg.name);
+            let name = String::from_utf8_lossy(name.map_or(&[], Vec::as_slice));
+            return Err(Error::NotRestorable {
+                what: format!("{name} as more than a descriptor"),
+            });
+        }
+        self.opened
+            .get(&id)
+            .map(AsFd::as_fd)
+            .ok_or_else(|| corrupt(id, "it is not there"))
+    }
+
+    /// Whether two file entries are the same file under the same name.
+    pub fn same_file(&self, one: u32, other: u32) -> bool {
+        if one == other {
+            return true;
+        }
+        let name = |id: u32| self.entries.get(&id)?.reg.as_deref().map(|reg| &reg.name);
+        let inode = |id: u32| {
+            let stat = rustix::fs::fstat(self.borrow(id).ok()?).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        name(one) == name(other) && inode(one).is_some() && inode(one) == inode(other)
+    }
+
+    /// Whether a file entry is the root of the file system.
+    pub fn is_root_directory(&self, id: u32) -> bool {
+        let reg = self.entries.get(&id).and_then(|entry| entry.reg.as_deref());
+        reg.is_some_and(|reg| reg.name == b"/")
+    }
+
+    /// The contents that memfds want: number (pagemap-shmem), descriptor to write to, and size in bytes, of each.
+    pub fn memfd_inodes(&self) -> Vec<(u64, BorrowedFd<'_>, u64)> {
+        self.memfds.contents()
+    }
+
+    /// Seals the memfds. After their contents are written and all mappings are made.
+    pub fn seal_memfds(&self) -> Result<()> {
+        self.memfds.seal()
+    }
+
+    /// Makes table `files_id` in a task. Every other number below the base is closed; those above stay until
+    /// [`Files::close_high`].
+    pub fn install(&self, puppet: &Puppet, mem: &Mem, files_id: u32) -> Result<()> {
+        let table = self.table(files_id)?;
+        let slots: Vec<Slot> = table
+            .iter()
+            .map(|one| {
+                let from = if self.late.contains(&one.id) {
+                    None
+                } else {
+                    Some(self.descriptor(one.id)?)
+                };
+                Ok(Slot {
+                    fd: one.fd,
+                    from,
+                    close_on_exec: one.flags & FD_CLOEXEC != 0,
+                })
+            })
+            .collect::<Result<_>>()?;
+        tables::install(puppet, &slots, self.base)?;
+        if let Some(root) = &self.root {
+            let late = table.iter().filter(|one| self.late.contains(&one.id));
+            let named =
+                late.filter_map(|one| Some((one, self.entries.get(&one.id)?.reg.as_deref()?)));
+            late::open(puppet, mem, root.as_fd(), &named.collect::<Vec<_>>())?;
+        }
+        self.start_signals(puppet, files_id)
+    }
+
+    /// Has a task whose table is `files_id` fill the epoll instances that are filled from there. After
+    /// [`Files::install`].
+    pub fn fill_epolls(&self, puppet: &Puppet, mem: &Mem, files_id: u32) -> Result<()> {
+        for (id, (home, epoll)) in &self.epolls {
+            if *home != files_id {
+                continue;
+            }
+            let Some(epfd) = self.entries.get(id).and_then(|entry| entry.epfd.as_deref()) else {
+                continue;
+            };
+            let table = self.table(files_id)?;
+            let is_joined = |fd: u32| {
+                table
+                    .iter()
+                    .any(|one| one.fd == fd && self.joined.contains(&one.id))
+            };
+            epolls::fill(puppet, mem, epfd, *epoll, is_joined)?;
+        }
+        Ok(())
+    }
+
+    /// Gives files their owners, and sets timers going. When all pids of the tree exist.
+    pub fn arm(&self) -> Result<()> {
+        for (id, file) in &self.opened {
+            let entry = self.entry(*id)?;
+            if self.joined.contains(id) {
+                continue;
+            }
+            if let Some(owner) = owner(self.with_path(entry)) {
+                owners::restore(owner, file.as_fd())?;
+            }
+            if let Some(timer) = &entry.tfd {
+                timerfds::arm(timer, file.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the inherited descriptors in a task.
+    pub fn close_high(&self, puppet: &Puppet, base: i32) -> Result<()> {
+        tables::close_range(puppet, base as u32, u32::MAX)
+    }
+
+    fn entry(&self, id: u32) -> Result<&FileEntry> {
+        self.entries
+            .get(&id)
+            .ok_or_else(|| corrupt(id, "it is not there"))
+    }
+
+    /// The entry that has the flags and the owner: for a fifo that of its path, otherwise the same.
+    fn with_path<'e>(&'e self, entry: &'e FileEntry) -> &'e FileEntry {
+        let path_id = entry
+            .fifo
+            .as_ref()
+            .map(|fifo| fifo.regf_id.unwrap_or(fifo.id));
+        path_id
+            .and_then(|id| self.entries.get(&id))
+            .unwrap_or(entry)
+    }
+
+    fn table(&self, files_id: u32) -> Result<&[FdinfoEntry]> {
+        let table = self.tables.get(&files_id).map(Vec::as_slice);
+        table.ok_or_else(|| Error::inconsistent(format!("fdinfo-{files_id}"), "it was not read"))
+    }
+
+    /// Whether the description of an entry can be mapped with an access mode.
+    fn serves(&self, id: u32, access: u32) -> bool {
+        let Some(file) = self.opened.get(&id) else {
+            return false;
+        };
+        let Ok(flags) = rustix::fs::fcntl_getfl(file) else {
+            return false;
+        };
+        let has = flags.bits() & libc::O_ACCMODE as u32;
+        !flags.contains(OFlags::PATH) && (has == access || has == libc::O_RDWR as u32)
+    }
+
+    fn open_pipes(&mut self, set: &SetReader) -> Result<()> {
+        let (opened, base) = (&mut self.opened, self.base);
+        let pipes = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.pipe.as_deref());
+        pipes::open(set, pipes, |id, file| keep(opened, base, id, file))
+    }
+
+    fn open_fifos(&mut self, set: &SetReader, ghosts: &mut Ghosts) -> Result<()> {
+        let mut fifos = Vec::new();
+        for entry in self
+            .entries
+            .values()
+            .filter_map(|entry| entry.fifo.as_deref())
+        {
+            let path_id = entry.regf_id.unwrap_or(entry.id);
+            let reg = self
+                .entries
+                .get(&path_id)
+                .and_then(|entry| entry.reg.as_deref());
+            let reg = reg.ok_or_else(|| corrupt(entry.id, "a fifo without a path"))?;
+            fifos.push(fifos::Fifo { entry, reg });
+        }
+        let (opened, base) = (&mut self.opened, self.base);
+        let named = Named {
+            set,
+            entries: &self.entries,
+            remaps: &self.remaps,
+        };
+        let open = |reg: &RegFileEntry, flags| named.open(ghosts, reg, flags);
+        fifos::open(set, &fifos, open, |id, file| keep(opened, base, id, file))
+    }
+
+    fn open_entry(
+        &mut self,
+        set: &SetReader,
+        options: &RestoreOptions,
+        ghosts: &mut Ghosts,
+        id: u32,
+    ) -> Result<()> {
+        let entry = self.entry(id)?;
+        let file = match FdTypes::try_from(entry.r#type) {
+            // Opened already.
+            Ok(FdTypes::Pipe | FdTypes::Fifo) => return Ok(()),
+            Ok(FdTypes::Reg) => return self.open_reg(set, options, ghosts, id),
+            Ok(FdTypes::Tty) => {
+                // criu --shell-job: the terminal of whoever started it.
+                let flags = entry.tty.as_ref().map_or(0, |tty| tty.flags);
+                let file = streams::open(options.stdio, b"tty", flags, self.standard_number(id))?;
+                self.joined.insert(id);
+                Some(file)
+            }
+            Ok(FdTypes::EventFd) => entry.efd.as_deref().map(eventfds::open).transpose()?,
+            Ok(FdTypes::SignalFd) => entry.sgfd.as_deref().map(signalfds::open).transpose()?,
+            Ok(FdTypes::TimerFd) => entry.tfd.as_deref().map(timerfds::open).transpose()?,
+            Ok(FdTypes::EventPoll) => entry.epfd.as_deref().map(epolls::open).transpose()?,
+            Ok(FdTypes::MemFd) => match self
+                .entries
+                .get(&id)
+                .and_then(|entry| entry.memfd.as_deref())
+            {
+                Some(memfd) => Some(self.memfds.open(memfd)?),
+                None => None,
+            },
+            Ok(other) => {
+                return Err(Error::NotRestorable {
+                    what: format!("file {id}: of kind {other:?}"),
+                });
+            }
+            Err(_) => return Err(corrupt(id, "unknown kind")),
+        };
+        let file = file.ok_or_else(|| corrupt(id, "it has no description"))?;
+        keep(&mut self.opened, self.base, id, file)
+    }
+
+    fn open_reg(
+        &mut self,
+        set: &SetReader,
+        options: &RestoreOptions,
+        ghosts: &mut Ghosts,
+        id: u32,
+    ) -> Result<()> {
+        let Some(reg) = self.entries.get(&id).and_then(|entry| entry.reg.as_deref()) else {
+            return Err(corrupt(id, "it has no description"));
+        };
+        if file_type(reg) == Some(FileType::Fifo)
+            && reg.flags & libc::O_PATH as u32 == 0
+            && reg.ext != Some(true)
+        {
+            // The path of a fifo, opened with it.
+            return Ok(());
+        }
+        let standard = self.standard_number(id);
+        let plain = file_type(reg) == Some(FileType::RegularFile);
+        let inherits = options.stdio == Stdio::Inherit && plain && standard.is_some();
+        if reg.ext == Some(true) || inherits {
+            let file = streams::open(options.stdio, &reg.name, reg.flags, standard)?;
+            self.joined.insert(id);
+            return keep(&mut self.opened, self.base, id, file);
+        }
+        if late::is_late(reg) {
+            self.late.insert(id);
+            return self.open_root();
+        }
+        let named = Named {
+            set,
+            entries: &self.entries,
+            remaps: &self.remaps,
+        };
+        let file = named.open(ghosts, reg, reg.flags)?;
+        paths::seek(file.as_fd(), paths::path_of(reg), reg.flags, reg.pos)?;
+        keep(&mut self.opened, self.base, id, file)
+    }
+
+    fn open_root(&mut self) -> Result<()> {
+        if self.root.is_none() {
+            let path = Path::new("/");
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = rustix::fs::open(path, flags, Mode::empty())
+                .map_err(|errno| paths::failed("open", path, errno))?;
+            self.root = Some(raise(root, self.base)?);
+        }
+        Ok(())
+    }
+
+    /// Which standard stream an entry is, in the first table where it is one.
+    fn standard_number(&self, id: u32) -> Option<u32> {
+        self.tables
+            .values()
+            .flatten()
+            .find(|one| one.id == id && one.fd <= 2)
+            .map(|one| one.fd)
+    }
+
+    /// Switches O_ASYNC on, in a task, because the kernel puts the number of the descriptor that was used into the
+    /// signals (`si_fd`). No signal comes before [`Files::arm`] sets an owner.
+    fn start_signals(&self, puppet: &Puppet, files_id: u32) -> Result<()> {
+        for (&id, file) in &self.opened {
+            let asynchronous =
+                status_flags(self.with_path(self.entry(id)?)) & libc::O_ASYNC as u32 != 0;
+            if !asynchronous || self.joined.contains(&id) {
+                continue;
+            }
+            let holder = self.tables.iter().find_map(|(&table_id, table)| {
+                Some((table_id, table.iter().find(|one| one.id == id)?.fd))
+            });
+            let Some((_, number)) = holder.filter(|(table_id, _)| *table_id == files_id) else {
+                continue;
+            };
+            let flags = rustix::fs::fcntl_getfl(file).host("ask for the flags of a file")?;
+            let flags = flags.bits() | libc::O_ASYNC as u32;
+            let args = [
+                u64::from(number),
+                libc::F_SETFL as u64,
+                u64::from(flags),
+                0,
+                0,
+                0,
+            ];
+            puppet.must("fcntl (F_SETFL)", libc::SYS_fcntl, args)?;
+        }
+        Ok(())
+    }
+}
+
+const FD_CLOEXEC: u32 = libc::FD_CLOEXEC as u32;
+
+/// What is needed to open a file entry by its path.
+struct Named<'a> {
+    set: &'a SetReader,
+    entries: &'a BTreeMap<u32, FileEntry>,
+    remaps: &'a HashMap<u32, Remap>,
+}
+
+impl Named<'_> {
+    fn open(&self, ghosts: &mut Ghosts, reg: &RegFileEntry, flags: u32) -> Result<OwnedFd> {
+        let path = paths::path_of(reg);
+        let open = |path: &Path| paths::open(reg, path, flags);
+        match self.remaps.get(&reg.id) {
+            None => open(path),
+            Some(&Remap::Ghost(id)) => ghosts.open(self.set, id, path, open),
+            Some(Remap::Linked(id)) => {
+                let existing = self.entries.get(id).and_then(|entry| entry.reg.as_deref());
+                let existing = existing.ok_or_else(|| corrupt(reg.id, "its link is not there"))?;
+                ghosts.open_linked(paths::path_of(existing), path, open)
+            }
+        }
+    }
+}
+
+/// Keeps a description, under a number of at least `base`.
+fn keep(opened: &mut BTreeMap<u32, OwnedFd>, base: i32, id: u32, file: OwnedFd) -> Result<()> {
+    opened.insert(id, raise(file, base)?);
+    Ok(())
+}
+
+fn raise(file: OwnedFd, base: i32) -> Result<OwnedFd> {
+    if file.as_raw_fd() >= base {
+        return Ok(file);
+    }
+    fd::duplicate_from(file.as_fd(), base).host("duplicate an open file")
+}
+
+/// Allows this process as many descriptors as it needs.
+fn raise_limit(needed: u64) -> Result<()> {
+    let (soft, hard) = rlimit(RLIMIT_NOFILE).host("ask how many files may be open")?;
+    if soft >= needed {
+        return Ok(());
+    }
+    set_rlimit(RLIMIT_NOFILE, needed, hard.max(needed))
+        .host("allow more open files (RLIMIT_NOFILE)")
+}
+
+/// Gives a description its status flags, as far as fcntl(F_SETFL) sets them. O_ASYNC is for later.
+fn set_status(file: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    const SETTABLE: u32 =
+        (libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME) as u32;
+    let now = rustix::fs::fcntl_getfl(file)
+        .host("ask for the flags of a file")?
+        .bits();
+    if now & SETTABLE == flags & SETTABLE {
+        return Ok(());
+    }
+    let wanted = OFlags::from_bits_retain(now & !SETTABLE | flags & SETTABLE);
+    match rustix::fs::fcntl_setfl(file, wanted) {
+        // Only the owner of a file may switch O_NOATIME on; it changes nothing that can be seen.
+        Err(Errno::PERM) if flags & libc::O_NOATIME as u32 != 0 => Ok(()),
+        set => set.host("set the flags of a file (F_SETFL)"),
+    }
+}
+
+fn corrupt(id: u32, what: &str) -> Error {
+    Error::inconsistent("files", format!("file {id}: {what}"))
+}
