@@ -1,1 +1,31 @@
-//! Placeholder while the crate is laid out.
+//! Processes to image sets, and back.
+//!
+//! cryopod's own engine works from outside the target: it stops the tree with ptrace, reads most of its state from
+//! /proc and through descriptors fetched with pidfd_getfd(2), and has a stopped thread make the few system calls that
+//! only the process itself can make. Nothing is injected and nothing else has to be installed.
+//!
+//! The flow, with the room for each step:
+//!
+//! - [`survey`]: what in the tree cannot be checkpointed, found before anything is stopped
+//! - [`freeze`]: the tree stands still, and goes on when its guard is dropped
+//! - [`dump`]: one module per kind of resource writes its part of the image set
+//! - [`restore`]: the same rooms in the other direction: build the tree, fill its memory, let go
+//!
+//! Below them: [`proc`] reads /proc, [`remote`] makes remote system calls, [`cpu`] translates registers.
+
+pub mod cpu;
+pub mod dump;
+pub mod error;
+pub mod freeze;
+pub mod proc;
+pub mod progress;
+pub mod remote;
+pub mod restore;
+pub mod survey;
+
+pub use dump::{DumpOptions, DumpReport, ProcessSummary, dump};
+pub use error::{Error, ErrorKind, Result, Unsupported};
+pub use freeze::Frozen;
+pub use progress::{Cancel, NoProgress, Progress};
+pub use restore::{RestoreOptions, Restored, Stdio, restore};
+pub use survey::survey;

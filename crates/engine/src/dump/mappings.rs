@@ -1,0 +1,247 @@
+//! The mappings of an address space as CRIU's images name them.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use cryopod_image::criu::VmaEntry;
+
+use super::files::Files;
+use super::shmem::{SharedFile, Shmem};
+use crate::error::{Error, Result};
+use crate::proc::{self, maps::Mapping};
+
+/// Bits of `VmaEntry::status`.
+pub mod status {
+    // What each is says its name.
+    pub const REGULAR: u32 = 1 << 0;
+    pub const STACK: u32 = 1 << 1;
+    pub const VSYSCALL: u32 = 1 << 2;
+    pub const VDSO: u32 = 1 << 3;
+    pub const HEAP: u32 = 1 << 5;
+    pub const FILE_PRIVATE: u32 = 1 << 6;
+    pub const FILE_SHARED: u32 = 1 << 7;
+    pub const ANON_SHARED: u32 = 1 << 8;
+    pub const ANON_PRIVATE: u32 = 1 << 9;
+    pub const VVAR: u32 = 1 << 12;
+    pub const MEMFD: u32 = 1 << 14;
+}
+
+/// madvise(2) advice that shows in VmFlags, and its number. In `VmaEntry::madv`, advice N is bit N.
+pub const ADVICE: [(&[u8; 2], i32); 8] = [
+    (b"sr", libc::MADV_SEQUENTIAL),
+    (b"rr", libc::MADV_RANDOM),
+    (b"dc", libc::MADV_DONTFORK),
+    (b"dd", libc::MADV_DONTDUMP),
+    (b"mg", libc::MADV_MERGEABLE),
+    (b"hg", libc::MADV_HUGEPAGE),
+    (b"nh", libc::MADV_NOHUGEPAGE),
+    (b"wf", libc::MADV_WIPEONFORK),
+];
+
+/// A range whose private pages belong into the set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpRange {
+    /// Addresses.
+    pub range: Range<u64>,
+    /// Only pages that are no longer the file's.
+    pub file: bool,
+    /// All pages whatever they are: the vdso.
+    pub all: bool,
+}
+
+/// An address space without its contents.
+#[derive(Debug, Default)]
+pub struct Dumped {
+    /// For mm-PID.img.
+    pub entries: Vec<VmaEntry>,
+    /// What to read.
+    pub ranges: Vec<DumpRange>,
+}
+
+/// Describes the mappings of a process.
+pub fn dump(
+    files: &mut Files<'_>,
+    shmem: &mut Shmem,
+    pid: i32,
+    maps: &[Mapping],
+) -> Result<Dumped> {
+    let mut dumped = Dumped::default();
+    for mapping in maps {
+        let mut entry = VmaEntry {
+            start: mapping.start,
+            end: mapping.end,
+            pgoff: mapping.offset,
+            prot: mapping.prot,
+            flags: flags(mapping),
+            status: status::REGULAR,
+            fd: -1,
+            madv: Some(advice(mapping)),
+            ..VmaEntry::default()
+        };
+        match mapping.name.as_slice() {
+            b"[vsyscall]" => entry.status |= status::VSYSCALL,
+            b"[vdso]" => entry.status |= status::VDSO,
+            name if name.starts_with(b"[vvar") => entry.status |= status::VVAR,
+            _ if mapping.inode == 0 => anonymous(&mut entry, mapping),
+            name if mapping.shared && is_shared_anonymous(name) => {
+                entry.status |= status::ANON_SHARED;
+                entry.flags |= libc::MAP_ANONYMOUS as u32;
+                entry.shmid = mapping.inode;
+                shmem.add(shared_anonymous(pid, mapping)?);
+            }
+            name => file(&mut entry, files, pid, mapping, name)?,
+        }
+        if entry.status & (status::VDSO | status::VVAR) != 0 {
+            entry.flags |= libc::MAP_ANONYMOUS as u32;
+        }
+        if let Some(range) = range(&entry) {
+            dumped.ranges.push(range);
+        }
+        dumped.entries.push(entry);
+    }
+    Ok(dumped)
+}
+
+/// MAP_DROPPABLE (Linux 6.11): memory that the kernel may take back at any time, and that a child gets empty.
+pub const MAP_DROPPABLE: i32 = 0x08;
+
+fn flags(mapping: &Mapping) -> u32 {
+    let kind = match mapping.shared {
+        true => libc::MAP_SHARED,
+        false if mapping.has(b"dp") => MAP_DROPPABLE,
+        false => libc::MAP_PRIVATE,
+    };
+    let more = [
+        (b"gd", libc::MAP_GROWSDOWN),
+        (b"lo", libc::MAP_LOCKED),
+        (b"nr", libc::MAP_NORESERVE),
+    ];
+    more.iter()
+        .filter(|(flag, _)| mapping.has(flag))
+        .fold(kind, |flags, (_, bit)| flags | bit) as u32
+}
+
+fn advice(mapping: &Mapping) -> u64 {
+    ADVICE
+        .iter()
+        .filter(|(flag, _)| mapping.has(flag))
+        .fold(0, |bits, (_, advice)| bits | 1 << advice)
+}
+
+fn anonymous(entry: &mut VmaEntry, mapping: &Mapping) {
+    entry.status |= status::ANON_PRIVATE;
+    entry.flags |= libc::MAP_ANONYMOUS as u32;
+    entry.pgoff = 0;
+    if mapping.is("[heap]") {
+        entry.status |= status::HEAP;
+    }
+    if mapping.is("[stack]") {
+        entry.status |= status::STACK;
+    }
+}
+
+/// mmap(MAP_SHARED|MAP_ANONYMOUS) is a deleted file of this name.
+fn is_shared_anonymous(name: &[u8]) -> bool {
+    name == b"/dev/zero (deleted)"
+}
+
+fn map_file(mapping: &Mapping) -> String {
+    format!("map_files/{:x}-{:x}", mapping.start, mapping.end)
+}
+
+fn shared_anonymous(pid: i32, mapping: &Mapping) -> Result<SharedFile> {
+    let path = proc::path(pid, &map_file(mapping));
+    let file = File::open(&path).map_err(|source| Error::Path {
+        operation: "open",
+        path,
+        source,
+    })?;
+    Ok(SharedFile {
+        shmid: mapping.inode,
+        file: OwnedFd::from(file),
+        size_bytes: mapping.offset + mapping.len(),
+    })
+}
+
+fn file(
+    entry: &mut VmaEntry,
+    files: &mut Files<'_>,
+    pid: i32,
+    mapping: &Mapping,
+    name: &[u8],
+) -> Result<()> {
+    entry.status |= if mapping.shared {
+        status::FILE_SHARED
+    } else {
+        status::FILE_PRIVATE
+    };
+    if name.starts_with(b"/memfd:") {
+        entry.status |= status::MEMFD;
+    }
+    // A shared mapping that may be made writable was made from a descriptor open for writing.
+    let flags = if mapping.shared && mapping.has(b"mw") {
+        libc::O_RDWR
+    } else {
+        libc::O_RDONLY
+    } as u32;
+    entry.fdflags = Some(flags);
+    entry.shmid = u64::from(files.path(pid, &map_file(mapping), flags)?);
+    Ok(())
+}
+
+/// What of a mapping is stored with the process: only what is private, and not what its program expects to lose.
+fn range(entry: &VmaEntry) -> Option<DumpRange> {
+    let droppable = entry.flags & libc::MAP_TYPE as u32 == MAP_DROPPABLE as u32;
+    let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
+    let all = entry.status & status::VDSO != 0;
+    (private || all).then(|| DumpRange {
+        range: entry.start..entry.end,
+        file: entry.status & status::FILE_PRIVATE != 0,
+        all,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(flags: &[&[u8; 2]]) -> Mapping {
+        Mapping {
+            start: 0x1000,
+            end: 0x3000,
+            flags: flags.iter().map(|&&flag| flag).collect(),
+            ..Mapping::default()
+        }
+    }
+
+    #[test]
+    fn flags_and_advice_come_from_vmflags() {
+        let one = mapping(&[b"gd", b"dc", b"hg"]);
+        assert_eq!(
+            flags(&one),
+            (libc::MAP_PRIVATE | libc::MAP_GROWSDOWN) as u32
+        );
+        assert_eq!(
+            advice(&one),
+            1 << libc::MADV_DONTFORK | 1 << libc::MADV_HUGEPAGE
+        );
+    }
+
+    #[test]
+    fn only_private_memory_is_stored_with_the_process() {
+        let entry = |status| VmaEntry {
+            end: 1,
+            status,
+            flags: libc::MAP_PRIVATE as u32,
+            ..VmaEntry::default()
+        };
+        assert!(range(&entry(status::REGULAR | status::ANON_PRIVATE)).is_some());
+        assert!(
+            range(&entry(status::REGULAR | status::FILE_PRIVATE)).is_some_and(|range| range.file)
+        );
+        assert!(range(&entry(status::REGULAR | status::VDSO)).is_some_and(|range| range.all));
+        assert!(range(&entry(status::REGULAR | status::ANON_SHARED)).is_none());
+        assert!(range(&entry(status::REGULAR | status::VVAR)).is_none());
+    }
+}

@@ -1,0 +1,112 @@
+//! From a frozen tree to an image set.
+//!
+//! Everything but memory is read first, process by process, then memory; each kind of resource has its room here and a
+//! twin of the same name in [`crate::restore`].
+//!
+//! - `process`: what belongs to a whole process, and the order of its parts
+//! - `threads`: registers and what else each thread has of its own
+//! - `signals`, `timers`, `credentials`, `seccomp`: the parts of both
+//! - `mappings`: address spaces; `memory`: their contents; `shmem`: memory shared by mappings and memfds
+//! - `files`: descriptors
+//! - `ids`: which processes share which kernel objects; `cgroups`; `inventory`
+
+mod cgroups;
+mod credentials;
+pub mod files;
+mod ids;
+mod inventory;
+pub(crate) mod mappings;
+mod memory;
+mod process;
+mod report;
+mod seccomp;
+mod shmem;
+pub(crate) mod signals;
+mod threads;
+mod timers;
+
+use cryopod_image::SetWriter;
+
+pub use report::{DumpReport, ProcessSummary};
+
+use crate::error::Result;
+use crate::freeze::Frozen;
+use crate::progress::{Cancel, Progress};
+
+/// What a dump includes and tolerates.
+#[derive(Clone, Debug)]
+pub struct DumpOptions {
+    /// Standard streams that lead outside the tree are recorded as such instead of being refused.
+    pub external_stdio: bool,
+    /// The tree may belong to a session or group whose leader is outside.
+    pub shell_job: bool,
+    /// The largest deleted file whose contents are taken along, in bytes.
+    pub ghost_limit_bytes: u64,
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self {
+            external_stdio: false,
+            shell_job: false,
+            ghost_limit_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Writes the image set of a frozen tree. The tree stays frozen; what became of it is the caller's decision.
+///
+/// # Errors
+///
+/// Any; the tree is as it was, the set is incomplete.
+pub fn dump(
+    frozen: &Frozen,
+    set: &SetWriter,
+    options: &DumpOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<DumpReport> {
+    let pids: Vec<i32> = frozen
+        .processes()
+        .iter()
+        .filter(|one| !one.zombie)
+        .map(|one| one.pid)
+        .collect();
+    let mut world = process::World {
+        set,
+        ids: ids::Ids::default(),
+        files: files::Files::new(set, options, &pids)?,
+        shmem: shmem::Shmem::default(),
+        seccomp: seccomp::Filters::default(),
+        cgroups: cgroups::Sets::default(),
+        spaces: std::collections::HashSet::new(),
+        tables: std::collections::HashSet::new(),
+        report: DumpReport::default(),
+        memory: Vec::new(),
+    };
+    for one in frozen.processes() {
+        if cancel.is_requested() {
+            return Err(crate::Error::Cancelled);
+        }
+        process::dump(&mut world, one)?;
+    }
+    inventory::dump(&mut world, frozen, options)?;
+    let process::World {
+        files,
+        mut shmem,
+        seccomp,
+        cgroups,
+        mut report,
+        memory,
+        ..
+    } = world;
+    shmem.extend(files.finish()?);
+    seccomp.write(set)?;
+    cgroups.write(set)?;
+    let contents = memory::Contents {
+        spaces: memory,
+        shared: shmem,
+    };
+    contents.write(set, &mut report, progress, cancel)?;
+    Ok(report)
+}

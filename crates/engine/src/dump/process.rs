@@ -1,0 +1,340 @@
+//! One process: the parts that belong to all its threads, and the order in which everything is read.
+
+use std::collections::HashSet;
+
+use cryopod_image::criu::{
+    CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry, task_state,
+};
+use cryopod_image::{Kind, SetWriter};
+
+use super::files::Files;
+use super::report::{DumpReport, ProcessSummary};
+use super::{cgroups, ids, mappings, memory, seccomp, shmem, signals, threads, timers};
+use crate::error::{Error, Result};
+use crate::freeze::FrozenProcess;
+use crate::proc::mem::Mem;
+use crate::proc::{self, maps, stat, status::Status};
+use crate::remote::visit::{self, Visit};
+
+/// What is gathered over all processes of a tree.
+pub struct World<'a> {
+    /// Where everything goes.
+    pub set: &'a SetWriter,
+    /// Sharing of kernel objects.
+    pub ids: ids::Ids,
+    /// Descriptors and paths.
+    pub files: Files<'a>,
+    /// Shared memory met in mappings.
+    pub shmem: shmem::Shmem,
+    /// Seccomp filters.
+    pub seccomp: seccomp::Filters,
+    /// Control groups.
+    pub cgroups: cgroups::Sets,
+    /// Address spaces met so far, by id.
+    pub spaces: HashSet<u32>,
+    /// Descriptor tables written so far, by id.
+    pub tables: HashSet<u32>,
+    /// Figures.
+    pub report: DumpReport,
+    /// Address spaces whose contents are still to be read.
+    pub memory: Vec<memory::Space>,
+}
+
+/// What a process says of itself when asked from inside.
+struct Inside {
+    tc: TaskCoreEntry,
+    brk: u64,
+    dumpable: i32,
+    thp_disabled: bool,
+}
+
+/// Writes all images of one process but the contents of its memory.
+pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
+    if one.zombie {
+        return zombie(world, one);
+    }
+    let pid = one.pid;
+    let status = Status::read(pid, pid)?;
+    let mem = Mem::open(pid)?;
+    let maps = maps::read_all(pid)?;
+    let room = find_room(pid, &mem, &maps)?;
+    let ids = world.ids.of(pid)?;
+    if !world.spaces.insert(ids.vm_id) {
+        let what = "shares its address space with another process of the tree (vfork, or clone with CLONE_VM)".into();
+        return Err(Error::Unsupported(vec![crate::Unsupported {
+            pid,
+            fd: None,
+            what,
+        }]));
+    }
+    let first_with_table = world.tables.insert(ids.files_id);
+
+    let mut inside = None;
+    for &tid in &one.threads {
+        let mut visit = Visit::enter(tid, &mem, room)?;
+        let mut core = threads::dump(world, pid, &mut visit)?;
+        if tid == pid {
+            inside = Some(ask(&mut visit, pid, one)?);
+        }
+        visit.leave()?;
+        if let Some(inside) = inside.as_mut().filter(|_| tid == pid) {
+            core.tc = Some(leader(world, &status, &mut inside.tc, &core, one)?);
+            core.ids = Some(ids.clone());
+        }
+        world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
+    }
+    let inside = inside.ok_or(Error::Ended {
+        pid,
+        during: "dumped",
+    })?;
+
+    let descriptors = if first_with_table {
+        world.files.table(pid, ids.files_id)?
+    } else {
+        proc::numbers(pid, "fd")?.len()
+    };
+    world.set.write_one(Kind::Ids, Some(pid as u64), &ids)?;
+    fs(world, pid, &status)?;
+    let space = mappings::dump(&mut world.files, &mut world.shmem, pid, &maps)?;
+    mm(world, pid, &inside, &space)?;
+    let summary = summary(one, &status, descriptors)?;
+    world.memory.push(memory::Space {
+        pid,
+        mem,
+        ranges: space.ranges,
+        summary: world.report.processes.len(),
+    });
+    world.report.processes.push(summary);
+    Ok(())
+}
+
+fn find_room(pid: i32, mem: &Mem, maps: &[maps::Mapping]) -> Result<u64> {
+    if let Some(vdso) = maps.iter().find(|mapping| mapping.is("[vdso]")) {
+        let image = mem.read_vec(vdso.start, vdso.len() as usize)?;
+        if let Some(room) = visit::find_room(&image) {
+            return Ok(vdso.start + room as u64);
+        }
+    }
+    let what = "has no vdso, or one without room for a few instructions".into();
+    Err(Error::Unsupported(vec![crate::Unsupported {
+        pid,
+        fd: None,
+        what,
+    }]))
+}
+
+/// Everything that only a call from inside tells.
+fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
+    let brk = visit.must("brk", libc::SYS_brk, [0; 6])?;
+    let mut prctl = |option: i32| visit.call(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
+    let dumpable = prctl(libc::PR_GET_DUMPABLE)?.unwrap_or(1) as i32;
+    let thp_disabled = prctl(libc::PR_GET_THP_DISABLE)?.unwrap_or(0) != 0;
+    let scratch = visit.scratch();
+    visit.must(
+        "prctl (child subreaper)",
+        libc::SYS_prctl,
+        [libc::PR_GET_CHILD_SUBREAPER as u64, scratch, 0, 0, 0, 0],
+    )?;
+    let subreaper = i32::from_ne_bytes(visit.read_scratch()?) != 0;
+    let tc = TaskCoreEntry {
+        task_state: if one.stop_signal.is_some() {
+            task_state::STOPPED
+        } else {
+            task_state::ALIVE
+        },
+        stop_signo: one.stop_signal.map(|signal| signal as u32),
+        child_subreaper: Some(subreaper),
+        sigactions: signals::actions(visit)?,
+        timers: Some(timers::dump(visit, pid)?),
+        ..TaskCoreEntry::default()
+    };
+    Ok(Inside {
+        tc,
+        brk,
+        dumpable,
+        thp_disabled,
+    })
+}
+
+/// The part of the leader's core that is the process's.
+fn leader(
+    world: &mut World<'_>,
+    status: &Status,
+    inside: &mut TaskCoreEntry,
+    core: &CoreEntry,
+    one: &FrozenProcess,
+) -> Result<TaskCoreEntry> {
+    let pid = one.pid;
+    let thread = core.thread_core.as_ref();
+    let personality = proc::read_text(pid, "personality")?;
+    let oom = proc::read_text(pid, "oom_score_adj")?;
+    let mut tc = std::mem::take(inside);
+    tc.personality = u32::from_str_radix(personality.trim(), 16).unwrap_or(0);
+    tc.flags = stat::read(pid)?.flags;
+    tc.blk_sigset = thread.and_then(|thread| thread.blk_sigset).unwrap_or(0);
+    tc.comm = comm(status);
+    tc.rlimits = Some(TaskRlimitsEntry {
+        rlimits: limits(pid)?,
+    });
+    tc.cg_set = Some(world.cgroups.of(pid, pid)?);
+    tc.signals_s = Some(signals::queued(pid, true)?);
+    tc.oom_score_adj = oom.trim().parse().ok();
+    tc.loginuid = proc::read_text(pid, "loginuid")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    Ok(tc)
+}
+
+/// The command name; /proc/PID/status escapes it, so it is taken from comm where that is possible.
+fn comm(status: &Status) -> Vec<u8> {
+    status.text("Name").as_bytes().to_vec()
+}
+
+/// /proc/PID/limits in the order of RLIMIT_*: prlimit(2) on tasks of other users needs CAP_SYS_RESOURCE, this does not.
+fn limits(pid: i32) -> Result<Vec<RlimitEntry>> {
+    let text = proc::read_text(pid, "limits")?;
+    parse_limits(&text).ok_or_else(|| proc::misread(pid, "limits", &text))
+}
+
+fn parse_limits(text: &str) -> Option<Vec<RlimitEntry>> {
+    // By resource number, see asm-generic/resource.h.
+    const NAMES: [&str; 16] = [
+        "Max cpu time",
+        "Max file size",
+        "Max data size",
+        "Max stack size",
+        "Max core file size",
+        "Max resident set",
+        "Max processes",
+        "Max open files",
+        "Max locked memory",
+        "Max address space",
+        "Max file locks",
+        "Max pending signals",
+        "Max msgqueue size",
+        "Max nice priority",
+        "Max realtime priority",
+        "Max realtime timeout",
+    ];
+    NAMES
+        .iter()
+        .map(|name| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let mut values = line.split_ascii_whitespace().map(|word| match word {
+                "unlimited" => Some(u64::MAX),
+                number => number.parse().ok(),
+            });
+            Some(RlimitEntry {
+                cur: values.next()??,
+                max: values.next()??,
+            })
+        })
+        .collect()
+}
+
+/// Root, working directory and umask: fs-PID.img.
+fn fs(world: &mut World<'_>, pid: i32, status: &Status) -> Result<()> {
+    let entry = FsEntry {
+        cwd_id: world.files.path(pid, "cwd", 0)?,
+        root_id: world.files.path(pid, "root", 0)?,
+        umask: Some(status.octal("Umask")?),
+    };
+    Ok(world.set.write_one(Kind::Fs, Some(pid as u64), &entry)?)
+}
+
+/// mm-PID.img.
+fn mm(world: &mut World<'_>, pid: i32, inside: &Inside, space: &mappings::Dumped) -> Result<()> {
+    let stat = stat::read(pid)?;
+    let auxv = proc::read(pid, "auxv")?;
+    let entry = MmEntry {
+        mm_start_code: stat.start_code,
+        mm_end_code: stat.end_code,
+        mm_start_data: stat.start_data,
+        mm_end_data: stat.end_data,
+        mm_start_stack: stat.start_stack,
+        mm_start_brk: stat.start_brk,
+        mm_brk: inside.brk,
+        mm_arg_start: stat.arg_start,
+        mm_arg_end: stat.arg_end,
+        mm_env_start: stat.env_start,
+        mm_env_end: stat.env_end,
+        exe_file_id: world.files.path(pid, "exe", 0)?,
+        mm_saved_auxv: auxv
+            .chunks_exact(8)
+            .map(|word| {
+                word.iter()
+                    .rev()
+                    .fold(0, |value, &byte| value << 8 | u64::from(byte))
+            })
+            .collect(),
+        vmas: space.entries.clone(),
+        dumpable: Some(inside.dumpable),
+        aios: Vec::new(),
+        thp_disabled: Some(inside.thp_disabled),
+    };
+    Ok(world.set.write_one(Kind::Mm, Some(pid as u64), &entry)?)
+}
+
+fn summary(one: &FrozenProcess, status: &Status, descriptors: usize) -> Result<ProcessSummary> {
+    Ok(ProcessSummary {
+        pid: one.pid,
+        ppid: one.ppid,
+        comm: status.text("Name").to_owned(),
+        command_line: proc::command_line(one.pid)?,
+        threads: one.threads.len(),
+        descriptors,
+        memory_bytes: 0,
+        zombie: false,
+    })
+}
+
+/// A zombie has nothing left but its exit code.
+fn zombie(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
+    let stat = stat::read(one.pid)?;
+    let status = Status::read(one.pid, one.pid)?;
+    let core = CoreEntry {
+        mtype: March::X86_64 as i32,
+        tc: Some(TaskCoreEntry {
+            task_state: task_state::DEAD,
+            exit_code: stat.exit_code as u32,
+            comm: comm(&status),
+            ..TaskCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    };
+    world
+        .set
+        .write_one(Kind::Core, Some(one.pid as u64), &core)?;
+    world.report.processes.push(ProcessSummary {
+        pid: one.pid,
+        ppid: one.ppid,
+        comm: status.text("Name").to_owned(),
+        threads: 0,
+        zombie: true,
+        ..ProcessSummary::default()
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_found_by_name() {
+        let own = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let limits = parse_limits(&own).unwrap();
+        assert_eq!(limits.len(), 16);
+        assert_eq!(
+            limits[7].cur,
+            cryopod_sys::process::rlimit(cryopod_sys::process::RLIMIT_NOFILE)
+                .unwrap()
+                .0
+        );
+    }
+
+    #[test]
+    fn a_missing_limit_is_an_error() {
+        assert_eq!(parse_limits("Limit  Soft Limit  Hard Limit\n"), None);
+    }
+}

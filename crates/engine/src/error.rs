@@ -1,0 +1,308 @@
+//! What can go wrong between a process and an image set.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use cryopod_sys::Errno;
+
+/// What every function of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The broad classes of failure; exit codes follow from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The process or file is not there.
+    NotFound,
+    /// The caller asked for something that makes no sense.
+    InvalidInput,
+    /// The process uses something that cannot be checkpointed or restored.
+    Unsupported,
+    /// A privilege is missing.
+    Permission,
+    /// Something is in the way for now: a pid that is taken, a debugger, a task that does not stop.
+    Busy,
+    /// An image contradicts itself or its checksum.
+    Corrupt,
+    /// The kernel or a file system refused.
+    External,
+    /// A bug in cryopod.
+    Internal,
+}
+
+/// One thing that stands in the way of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The process that holds it.
+    pub pid: i32,
+    /// The descriptor, where it is one.
+    pub fd: Option<i32>,
+    /// What it is, and why not.
+    pub what: String,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fd {
+            Some(fd) => write!(f, "pid {} fd {fd}: {}", self.pid, self.what),
+            None => write!(f, "pid {}: {}", self.pid, self.what),
+        }
+    }
+}
+
+/// A failure of dump or restore: the operation, the object, the cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no such process.
+    #[error("pid {pid}: no such process")]
+    NoProcess {
+        /// The pid asked for.
+        pid: i32,
+    },
+    /// A request about a task failed.
+    #[error("pid {pid}: cannot {operation}")]
+    Task {
+        /// What was attempted.
+        operation: &'static str,
+        /// The task.
+        pid: i32,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A system call that a stopped task was made to do failed.
+    #[error("pid {pid}: the remote call {call} failed")]
+    Remote {
+        /// Name and purpose of the call.
+        call: &'static str,
+        /// The task.
+        pid: i32,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A task ended while it was worked on.
+    #[error("pid {pid}: ended while it was {during}")]
+    Ended {
+        /// The task.
+        pid: i32,
+        /// What was going on.
+        during: &'static str,
+    },
+    /// A task got a signal that it cannot survive while it was worked on.
+    #[error("pid {pid}: unexpected stop by signal {signal} while making a remote call")]
+    UnexpectedStop {
+        /// The task.
+        pid: i32,
+        /// The signal.
+        signal: i32,
+    },
+    /// A request about a descriptor of a task failed.
+    #[error("pid {pid} fd {fd}: cannot {operation}")]
+    Descriptor {
+        /// What was attempted.
+        operation: &'static str,
+        /// The process.
+        pid: i32,
+        /// The descriptor.
+        fd: i32,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A request about a path failed.
+    #[error("cannot {operation} {path}")]
+    Path {
+        /// What was attempted.
+        operation: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A request of cryopod for itself failed.
+    #[error("cannot {operation}")]
+    Host {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A line of /proc is not as proc(5) describes it.
+    #[error("{path}: not understood: {line:?}")]
+    Proc {
+        /// The file.
+        path: PathBuf,
+        /// What was read.
+        line: String,
+    },
+    /// The tree uses things that cannot be checkpointed; nothing was changed.
+    #[error("{} thing(s) that cannot be checkpointed:{}", .0.len(), list(.0))]
+    Unsupported(Vec<Unsupported>),
+    /// An image asks for something this engine does not restore.
+    #[error("cannot restore: {what}")]
+    NotRestorable {
+        /// What it is, and where.
+        what: String,
+    },
+    /// Another tracer holds the task.
+    #[error("pid {pid}: already traced by pid {tracer}")]
+    Traced {
+        /// The task.
+        pid: i32,
+        /// Its tracer.
+        tracer: i32,
+    },
+    /// A task did not stop in time.
+    #[error("pid {pid}: did not stop within {seconds} s (state {state})")]
+    DoesNotStop {
+        /// The task.
+        pid: i32,
+        /// Its state as in /proc/PID/stat.
+        state: char,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A pid that the tree needs belongs to somebody else.
+    #[error("pid {pid} is taken by {holder}")]
+    PidTaken {
+        /// The pid.
+        pid: i32,
+        /// Command name of its holder.
+        holder: String,
+    },
+    /// A file is not what it was at the checkpoint.
+    #[error("{path}: {difference}")]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// An image contradicts another or itself.
+    #[error("{image}: {what}")]
+    Inconsistent {
+        /// The image.
+        image: String,
+        /// The contradiction.
+        what: String,
+    },
+    /// Reading or writing an image failed.
+    #[error(transparent)]
+    Image(#[from] cryopod_image::Error),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+fn list(found: &[Unsupported]) -> String {
+    found.iter().map(|one| format!("\n  {one}")).collect()
+}
+
+impl Error {
+    /// The class of this failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoProcess { .. } => ErrorKind::NotFound,
+            Self::Task { source, .. }
+            | Self::Remote { source, .. }
+            | Self::Descriptor { source, .. }
+            | Self::Host { source, .. } => errno_kind(*source),
+            Self::Path { source, .. } => {
+                Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)
+            }
+            Self::Ended { .. } | Self::UnexpectedStop { .. } => ErrorKind::External,
+            Self::Proc { .. } => ErrorKind::Internal,
+            Self::Unsupported(_) | Self::NotRestorable { .. } => ErrorKind::Unsupported,
+            Self::Traced { .. } | Self::DoesNotStop { .. } | Self::PidTaken { .. } => {
+                ErrorKind::Busy
+            }
+            Self::FileChanged { .. } => ErrorKind::External,
+            Self::Inconsistent { .. } => ErrorKind::Corrupt,
+            Self::Image(source) => match source.kind() {
+                cryopod_image::ErrorKind::NotFound => ErrorKind::NotFound,
+                cryopod_image::ErrorKind::Corrupt => ErrorKind::Corrupt,
+                cryopod_image::ErrorKind::Unsupported => ErrorKind::Unsupported,
+                cryopod_image::ErrorKind::Permission => ErrorKind::Permission,
+                cryopod_image::ErrorKind::Internal => ErrorKind::Internal,
+                _ => ErrorKind::External,
+            },
+            Self::Cancelled => ErrorKind::External,
+        }
+    }
+
+    /// What the user can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unsupported(_) => {
+                Some("end or close what is listed, then try again; nothing was changed".into())
+            }
+            Self::Traced { tracer, .. } => Some(format!(
+                "detach the debugger or strace (pid {tracer}) first"
+            )),
+            Self::DoesNotStop { state: 'D', .. } => Some(
+                "it waits inside the kernel (vfork, or a hung file system); try again later".into(),
+            ),
+            Self::PidTaken { .. } => {
+                Some("end that process first; a checkpoint is restored under its own pids".into())
+            }
+            Self::FileChanged { .. } => {
+                Some("bring back the file as it was at the checkpoint".into())
+            }
+            _ if self.kind() == ErrorKind::Permission => {
+                Some("run as root; `cryopod doctor` lists what is missing".into())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn inconsistent(image: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Inconsistent {
+            image: image.into(),
+            what: what.into(),
+        }
+    }
+}
+
+fn errno_kind(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::PERM | Errno::ACCESS => ErrorKind::Permission,
+        Errno::SRCH | Errno::NOENT => ErrorKind::NotFound,
+        Errno::BUSY | Errno::EXIST => ErrorKind::Busy,
+        _ => ErrorKind::External,
+    }
+}
+
+/// Attaches the operation and the task to an [`Errno`].
+pub(crate) trait Context<T> {
+    fn task(self, operation: &'static str, pid: i32) -> Result<T>;
+    fn fd(self, operation: &'static str, pid: i32, fd: i32) -> Result<T>;
+    fn host(self, operation: &'static str) -> Result<T>;
+}
+
+impl<T> Context<T> for std::result::Result<T, Errno> {
+    fn task(self, operation: &'static str, pid: i32) -> Result<T> {
+        self.map_err(|source| match source {
+            Errno::SRCH => Error::Ended {
+                pid,
+                during: operation,
+            },
+            source => Error::Task {
+                operation,
+                pid,
+                source,
+            },
+        })
+    }
+
+    fn fd(self, operation: &'static str, pid: i32, fd: i32) -> Result<T> {
+        self.map_err(|source| Error::Descriptor {
+            operation,
+            pid,
+            fd,
+            source,
+        })
+    }
+
+    fn host(self, operation: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Host { operation, source })
+    }
+}

@@ -1,0 +1,297 @@
+//! Stopping a process tree, and letting it go again.
+//!
+//! Every thread is seized and interrupted; that is repeated until a whole pass over /proc finds nobody new, because a
+//! thread that is not stopped yet may still fork. Seizing sends no signal and leaves job control as it is: a task that
+//! was stopped stays so when it is let go.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use cryopod_sys::ptrace::{self, options};
+use cryopod_sys::wait::{self, Status};
+use cryopod_sys::{Errno, process};
+
+use crate::error::{Context, Error, Result};
+use crate::proc::{self, stat};
+use crate::progress::Cancel;
+
+/// How long a task may take to stop before that is an error.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A process of a frozen tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrozenProcess {
+    /// Its pid.
+    pub pid: i32,
+    /// Its parent's pid.
+    pub ppid: i32,
+    /// Its threads, the leader first; empty for a zombie.
+    pub threads: Vec<i32>,
+    /// Whether it has ended and only its exit code is left.
+    pub zombie: bool,
+    /// The signal that stopped it, where job control did.
+    pub stop_signal: Option<i32>,
+}
+
+/// How far a seized thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Interrupted; its stop has not been seen yet.
+    Asked,
+    /// At its event stop.
+    Still,
+    /// At its event stop, in the middle of a job-control stop by this signal.
+    JobStopped(i32),
+}
+
+/// A frozen tree. Dropping it lets the tree go.
+#[derive(Debug)]
+pub struct Frozen {
+    root: i32,
+    processes: Vec<FrozenProcess>,
+    seized: BTreeMap<i32, Hold>,
+    since: Instant,
+}
+
+impl Frozen {
+    /// Freezes the process `root` and all its descendants.
+    pub fn freeze(root: i32, cancel: &Cancel) -> Result<Self> {
+        let mut frozen = Self {
+            root,
+            processes: Vec::new(),
+            seized: BTreeMap::new(),
+            since: Instant::now(),
+        };
+        loop {
+            let found = frozen.pass(cancel)?;
+            let stable = found == frozen.processes;
+            frozen.processes = found;
+            if stable {
+                break;
+            }
+        }
+        tracing::debug!(
+            root,
+            processes = frozen.processes.len(),
+            threads = frozen.seized.len(),
+            "frozen"
+        );
+        Ok(frozen)
+    }
+
+    /// The root's pid.
+    pub fn root(&self) -> i32 {
+        self.root
+    }
+
+    /// All processes, parents before their children.
+    pub fn processes(&self) -> &[FrozenProcess] {
+        &self.processes
+    }
+
+    /// Since when the tree stands still: the first interrupt.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Lets the tree go. Returns how long it stood still.
+    pub fn thaw(mut self) -> Duration {
+        self.release();
+        self.since.elapsed()
+    }
+
+    /// Ends every process of the tree, children before their parents. Returns how long it stood still.
+    pub fn kill(mut self) -> Result<Duration> {
+        let elapsed = self.since.elapsed();
+        for one in self.processes.iter().rev().filter(|one| !one.zombie) {
+            match process::kill(one.pid, SIGKILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(errno).task("end it", one.pid),
+            }
+        }
+        // A tracer must collect its tracees' ends before their parents can, and a leader's comes after its threads'.
+        for one in self.processes.iter().rev() {
+            for &tid in one.threads.iter().rev() {
+                collect_end(tid);
+            }
+        }
+        self.seized.clear();
+        Ok(elapsed)
+    }
+
+    /// One pass: stops whatever is not stopped yet and gives what it saw.
+    fn pass(&mut self, cancel: &Cancel) -> Result<Vec<FrozenProcess>> {
+        let mut found = Vec::new();
+        let mut queue = std::collections::VecDeque::from([self.root]);
+        while let Some(pid) = queue.pop_front() {
+            if cancel.is_requested() {
+                return Err(Error::Cancelled);
+            }
+            match self.stop_process(pid) {
+                Ok(one) => found.push(one),
+                // Whoever was not the root and is gone was reaped; the next pass tells who its children belong to.
+                Err(Error::NoProcess { .. }) if pid != self.root => continue,
+                Err(error) => return Err(error),
+            }
+            queue.extend(proc::children(pid)?);
+        }
+        self.await_stops(cancel)?;
+        Ok(found)
+    }
+
+    fn stop_process(&mut self, pid: i32) -> Result<FrozenProcess> {
+        let stat = stat::read(pid)?;
+        let zombie = matches!(stat.state, 'Z' | 'X');
+        let mut threads = Vec::new();
+        if !zombie {
+            loop {
+                let seen = proc::numbers(pid, "task")?;
+                let new: Vec<i32> = seen
+                    .iter()
+                    .copied()
+                    .filter(|tid| !self.seized.contains_key(tid))
+                    .collect();
+                threads = seen;
+                if new.is_empty() {
+                    break;
+                }
+                for tid in new {
+                    self.seize(pid, tid)?;
+                }
+            }
+            // The leader's tid is the pid; the rest in order.
+            threads.sort_by_key(|&tid| (tid != pid, tid));
+        }
+        let stop_signal = match self.seized.get(&pid) {
+            Some(Hold::JobStopped(signal)) => Some(*signal),
+            _ => None,
+        };
+        Ok(FrozenProcess {
+            pid,
+            ppid: stat.ppid,
+            threads,
+            zombie,
+            stop_signal,
+        })
+    }
+
+    fn seize(&mut self, pid: i32, tid: i32) -> Result<()> {
+        let wanted = options::SYSGOOD | options::SUSPEND_SECCOMP;
+        let seized = match ptrace::seize(tid, wanted) {
+            // Suspending seccomp needs CAP_SYS_ADMIN and a tracer without filters of its own.
+            Err(Errno::PERM | Errno::INVAL) => ptrace::seize(tid, options::SYSGOOD),
+            other => other,
+        };
+        match seized {
+            Ok(()) => {
+                self.seized.insert(tid, Hold::Asked);
+                ptrace::interrupt(tid).task("interrupt it", tid)
+            }
+            Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(refusal(pid, tid, errno)),
+        }
+    }
+
+    /// Waits until every seized thread has come to its event stop.
+    fn await_stops(&mut self, cancel: &Cancel) -> Result<()> {
+        let deadline = Instant::now() + STOP_LIMIT;
+        let asked: Vec<i32> = self
+            .seized
+            .iter()
+            .filter(|(_, hold)| **hold == Hold::Asked)
+            .map(|(&tid, _)| tid)
+            .collect();
+        for tid in asked {
+            match await_stop(tid, deadline, cancel)? {
+                Some(hold) => self.seized.insert(tid, hold),
+                None => self.seized.remove(&tid),
+            };
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        for (tid, hold) in std::mem::take(&mut self.seized) {
+            // Not at a stop yet (a freeze that failed half-way): bring it to one, or it cannot be detached.
+            if hold == Hold::Asked {
+                let deadline = Instant::now() + Duration::from_secs(1);
+                if !matches!(await_stop(tid, deadline, &Cancel::default()), Ok(Some(_))) {
+                    continue;
+                }
+            }
+            match ptrace::detach(tid) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => tracing::warn!(tid, %error, "could not detach"),
+            }
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+const SIGTRAP: i32 = 5;
+const SIGKILL: i32 = 9;
+
+/// Waits for the event stop of one thread; `None` when it ended instead.
+fn await_stop(tid: i32, deadline: Instant, cancel: &Cancel) -> Result<Option<Hold>> {
+    let mut pause = Duration::from_micros(20);
+    loop {
+        match wait::wait(tid, true) {
+            // In a group stop, the kernel names the stopping signal beside the event; otherwise SIGTRAP.
+            Ok(Some((_, Status::Event(_, SIGTRAP)))) => return Ok(Some(Hold::Still)),
+            Ok(Some((_, Status::Event(_, signal)))) => return Ok(Some(Hold::JobStopped(signal))),
+            Ok(Some((_, Status::Exited(_) | Status::Signaled(..)))) | Err(Errno::CHILD) => {
+                return Ok(None);
+            }
+            // It was just about to take a signal: let it, the interrupt is still pending and stops it before the
+            // first instruction of a handler.
+            Ok(Some((_, Status::Stopped(signal)))) => {
+                ptrace::cont(tid, signal).task("continue it", tid)?
+            }
+            Ok(Some(_)) => ptrace::cont(tid, 0).task("continue it", tid)?,
+            Ok(None) if cancel.is_requested() => return Err(Error::Cancelled),
+            Ok(None) if Instant::now() > deadline => {
+                let state = stat::read(tid).map_or('?', |stat| stat.state);
+                return Err(Error::DoesNotStop {
+                    pid: tid,
+                    state,
+                    seconds: STOP_LIMIT.as_secs(),
+                });
+            }
+            Ok(None) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(2));
+            }
+            Err(errno) => return Err(errno).task("wait for it", tid),
+        }
+    }
+}
+
+fn collect_end(tid: i32) {
+    while let Ok(Some((_, status))) = wait::wait(tid, false) {
+        if matches!(status, Status::Exited(_) | Status::Signaled(..)) {
+            return;
+        }
+    }
+}
+
+fn refusal(pid: i32, tid: i32, errno: Errno) -> Error {
+    let tracer = proc::status::Status::read(pid, tid)
+        .ok()
+        .and_then(|status| status.number("TracerPid").ok());
+    match tracer {
+        Some(tracer) if tracer != 0 => Error::Traced {
+            pid: tid,
+            tracer: tracer as i32,
+        },
+        _ => Error::Task {
+            operation: "stop (ptrace)",
+            pid: tid,
+            source: errno,
+        },
+    }
+}

@@ -1,0 +1,161 @@
+//! /proc/PID/smaps: the mappings of an address space with their VmFlags.
+
+use super::{misread, read};
+use crate::error::Result;
+
+/// One mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last byte.
+    pub end: u64,
+    /// PROT_READ, PROT_WRITE, PROT_EXEC as 1, 2, 4.
+    pub prot: u32,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Major and minor number of the file's device.
+    pub device: (u32, u32),
+    /// Inode of the file, 0 for none.
+    pub inode: u64,
+    /// The path or bracketed name as printed, octal escapes undone.
+    pub name: Vec<u8>,
+    /// The two-letter VmFlags.
+    pub flags: Vec<[u8; 2]>,
+}
+
+impl Mapping {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Whether the VmFlags hold `flag` (`b"gd"`, `b"lo"`, ...).
+    pub fn has(&self, flag: &[u8; 2]) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Whether the mapping has the given bracketed name.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name.as_bytes()
+    }
+}
+
+/// Reads /proc/PID/smaps, ascending.
+pub fn read_all(pid: i32) -> Result<Vec<Mapping>> {
+    let text = read(pid, "smaps")?;
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+            if let Some(last) = mappings.last_mut() {
+                last.flags = flags
+                    .split(|&byte| byte == b' ')
+                    .filter_map(|word| <[u8; 2]>::try_from(word).ok())
+                    .collect();
+            }
+        } else if line
+            .first()
+            .is_some_and(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+        {
+            let mapping = parse_head(line)
+                .ok_or_else(|| misread(pid, "smaps", &String::from_utf8_lossy(line)))?;
+            mappings.push(mapping);
+        }
+    }
+    Ok(mappings)
+}
+
+/// Parses `start-end perms offset major:minor inode  name`.
+fn parse_head(line: &[u8]) -> Option<Mapping> {
+    let mut words = line.splitn(6, |&byte| byte == b' ');
+    let mut word = || std::str::from_utf8(words.next()?).ok();
+    let (start, end) = word()?.split_once('-')?;
+    let perms = word()?.as_bytes();
+    let offset = word()?;
+    let (major, minor) = word()?.split_once(':')?;
+    let inode = word()?.parse().ok()?;
+    let name = words.next().unwrap_or_default();
+    let bit = |index: usize, letter: u8, value: u32| {
+        if perms.get(index) == Some(&letter) {
+            value
+        } else {
+            0
+        }
+    };
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    Some(Mapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', 4),
+        shared: *perms.get(3)? == b's',
+        offset: hex(offset)?,
+        device: (hex(major)? as u32, hex(minor)? as u32),
+        inode,
+        name: unescape(name.trim_ascii_start()),
+        flags: Vec::new(),
+    })
+}
+
+/// Undoes the kernel's octal escape of the newline.
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, tail)) = rest.split_first() {
+        if let Some(tail) = rest.strip_prefix(b"\\012") {
+            out.push(b'\n');
+            rest = tail;
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let line = b"7f00-8000 rw-s 00002000 08:0a 42                         /tmp/a b (deleted)";
+        let mapping = parse_head(line).unwrap();
+        assert_eq!(
+            (mapping.start, mapping.end, mapping.prot, mapping.shared),
+            (0x7f00, 0x8000, 3, true)
+        );
+        assert_eq!(
+            (mapping.device, mapping.inode, mapping.offset),
+            ((8, 10), 42, 0x2000)
+        );
+        assert_eq!(mapping.name, b"/tmp/a b (deleted)");
+    }
+
+    #[test]
+    fn an_anonymous_line_has_no_name() {
+        assert_eq!(
+            parse_head(b"1000-2000 ---p 00000000 00:00 0 ")
+                .unwrap()
+                .name,
+            b""
+        );
+        assert_eq!(
+            parse_head(b"1000-2000 ---p 00000000 00:00 0").unwrap().prot,
+            0
+        );
+        assert_eq!(parse_head(b"garbage"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let mappings = read_all(std::process::id() as i32).unwrap();
+        assert!(
+            mappings
+                .iter()
+                .any(|mapping| mapping.is("[stack]") && mapping.has(b"gd"))
+        );
+        assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
+    }
+}

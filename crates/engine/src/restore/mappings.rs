@@ -1,0 +1,387 @@
+//! Making an address space: which mappings are kept from the parent, which are made, which go.
+
+use std::ops::Range;
+
+use cryopod_image::criu::{MmEntry, VmaEntry};
+use cryopod_sys::memory::PAGE;
+
+use super::files::Files;
+use super::shmem::Shared;
+use crate::dump::mappings::{MAP_DROPPABLE, status};
+use crate::error::{Error, Result};
+use crate::proc::{maps, mem::Mem};
+use crate::remote::puppet::{Puppet, SCRATCH_BYTES};
+
+/// End of user space with 47-bit addresses (Documentation/arch/x86/x86_64/mm.rst).
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// `arch_prctl(2)` codes of asm/prctl.h.
+const ARCH_MAP_VDSO_64: u64 = 0x2003;
+
+/// A stretch of addresses that no task of the tree uses, and cryopod neither: every task has its scratch area there.
+pub fn find_scratch<'a>(spaces: impl Iterator<Item = &'a MmEntry>) -> Result<u64> {
+    const LOWEST: u64 = 0x1_0000;
+    let own = maps::read_all(std::process::id() as i32)?;
+    let mut used: Vec<Range<u64>> = own
+        .iter()
+        .map(|mapping| mapping.start..mapping.end)
+        .collect();
+    // Growing stacks must find their guard gap free.
+    const GUARD: u64 = 256 * PAGE;
+    used.extend(
+        spaces
+            .flat_map(|mm| &mm.vmas)
+            .map(|vma| vma.start.saturating_sub(GUARD)..vma.end),
+    );
+    used.sort_by_key(|range| range.start);
+    let mut at = LOWEST;
+    for range in used {
+        if range.start > at && range.start - at >= SCRATCH_BYTES + PAGE {
+            break;
+        }
+        at = at.max(range.end);
+    }
+    if at + SCRATCH_BYTES > USER_END {
+        return Err(Error::NotRestorable {
+            what: "an address space without room for a scratch page".into(),
+        });
+    }
+    Ok(at)
+}
+
+fn is_special(vma: &VmaEntry) -> bool {
+    vma.status & (status::VDSO | status::VVAR | status::VSYSCALL) != 0
+}
+
+/// The files that mappings want, each with the access it needs.
+pub fn files(mm: &MmEntry) -> impl Iterator<Item = (u32, u32)> {
+    let of_file = |vma: &&VmaEntry| vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0;
+    mm.vmas
+        .iter()
+        .filter(of_file)
+        .map(|vma| (vma.shmid as u32, file_flags(vma)))
+}
+
+/// How the file of a mapping is to be opened. Old images do not say.
+fn file_flags(vma: &VmaEntry) -> u32 {
+    let writes = vma.status & status::FILE_SHARED != 0 && vma.prot & libc::PROT_WRITE as u32 != 0;
+    vma.fdflags
+        .unwrap_or(if writes { libc::O_RDWR } else { libc::O_RDONLY } as u32)
+}
+
+/// Whether a mapping of the parent can serve the child as it is: made by the same call, with private contents.
+fn same(child: &VmaEntry, parent: &VmaEntry, files: &Files) -> bool {
+    let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
+    let plain = |vma: &VmaEntry| {
+        (
+            vma.start, vma.end, vma.prot, vma.flags, vma.status, vma.pgoff,
+        )
+    };
+    if plain(child) != plain(parent) {
+        return false;
+    }
+    if is_special(child) {
+        return true;
+    }
+    // MADV_DONTFORK and MADV_WIPEONFORK are given after all children are made, so they do not stand in the way.
+    child.status & private != 0
+        && (child.status & status::FILE_PRIVATE == 0
+            || files.same_file(child.shmid as u32, parent.shmid as u32))
+}
+
+/// The mappings that a child keeps of its parent's, by place in its own list.
+pub fn inherited(child: &MmEntry, parent: Option<&MmEntry>, files: &Files) -> Vec<bool> {
+    let Some(parent) = parent else {
+        return vec![false; child.vmas.len()];
+    };
+    child
+        .vmas
+        .iter()
+        .map(|vma| {
+            let found = parent
+                .vmas
+                .binary_search_by_key(&vma.start, |other| other.start);
+            found.is_ok_and(|index| same(vma, &parent.vmas[index], files))
+        })
+        .collect()
+}
+
+/// Unmaps everything but what is kept and the scratch area.
+pub fn clear(puppet: &Puppet, mm: &MmEntry, kept: &[bool]) -> Result<()> {
+    let scratch = puppet.scratch();
+    let mut keep: Vec<Range<u64>> = std::iter::once(scratch..scratch + SCRATCH_BYTES)
+        .chain(
+            mm.vmas
+                .iter()
+                .zip(kept)
+                .filter(|(_, kept)| **kept)
+                .map(|(vma, _)| vma.start..vma.end),
+        )
+        // The vsyscall page belongs to the kernel's half.
+        .filter(|range| range.end <= USER_END)
+        .collect();
+    keep.sort_by_key(|range| range.start);
+    let mut at = 0;
+    for range in keep.into_iter().chain(std::iter::once(USER_END..USER_END)) {
+        if range.start > at {
+            puppet.must(
+                "munmap",
+                libc::SYS_munmap,
+                [at, range.start - at, 0, 0, 0, 0],
+            )?;
+        }
+        at = at.max(range.end);
+    }
+    Ok(())
+}
+
+/// Makes the mappings that are not kept, in ascending order. Contents follow later, from outside.
+pub fn make(
+    puppet: &Puppet,
+    mem: &Mem,
+    mm: &MmEntry,
+    kept: &[bool],
+    files: &Files,
+    shmem: &Shared,
+) -> Result<()> {
+    let mut previous: Option<&VmaEntry> = None;
+    let mut apart = Apart::No;
+    for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| !**kept) {
+        if !is_special(vma) {
+            apart = Apart::from(previous, apart, vma);
+            map(puppet, mem, vma, apart, files, shmem)?;
+        }
+        previous = Some(vma);
+    }
+    vdso(puppet, mm, kept)
+}
+
+fn map(
+    puppet: &Puppet,
+    mem: &Mem,
+    vma: &VmaEntry,
+    apart: Apart,
+    files: &Files,
+    shmem: &Shared,
+) -> Result<()> {
+    let known = libc::MAP_SHARED
+        | libc::MAP_PRIVATE
+        | MAP_DROPPABLE
+        | libc::MAP_ANONYMOUS
+        | libc::MAP_GROWSDOWN
+        | libc::MAP_LOCKED
+        | libc::MAP_NORESERVE;
+    let mut flags = vma.flags & known as u32;
+    let (fd, offset) = if vma.status & status::ANON_SHARED != 0 {
+        flags &= !(libc::MAP_ANONYMOUS as u32);
+        (i64::from(shmem.descriptor(vma.shmid)?), vma.pgoff)
+    } else if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
+        (
+            i64::from(files.mapping_descriptor(vma.shmid as u32, file_flags(vma))?),
+            vma.pgoff,
+        )
+    } else if vma.status & status::ANON_PRIVATE != 0 {
+        (-1, 0)
+    } else {
+        let what = format!(
+            "pid {}: mapping at {:#x} of status {:#x}",
+            puppet.pid, vma.start, vma.status
+        );
+        return Err(Error::NotRestorable { what });
+    };
+    let len = vma.end - vma.start;
+    let fixed = (libc::MAP_FIXED_NOREPLACE) as u32;
+    let place = |at: u64, prot: u32, flags: u32| {
+        let args = [
+            at,
+            len,
+            u64::from(prot),
+            u64::from(flags),
+            fd as u64,
+            offset,
+        ];
+        puppet.must("mmap", libc::SYS_mmap, args)
+    };
+    match apart {
+        Apart::No => {
+            place(vma.start, vma.prot, flags | fixed)?;
+        }
+        Apart::ByBirthplace => {
+            let elsewhere = place(0, vma.prot, flags)?;
+            let mut byte = [0];
+            mem.read(elsewhere, &mut byte)?;
+            mem.write(elsewhere, &byte)?;
+            let fixed = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            puppet.must(
+                "mremap",
+                libc::SYS_mremap,
+                [elsewhere, len, len, fixed, vma.start, 0],
+            )?;
+            puppet.must(
+                "madvise",
+                libc::SYS_madvise,
+                [vma.start, len, libc::MADV_DONTNEED as u64, 0, 0, 0],
+            )?;
+        }
+        Apart::ByAccounting => {
+            place(vma.start, vma.prot | libc::PROT_WRITE as u32, flags | fixed)?;
+            puppet.must(
+                "mprotect",
+                libc::SYS_mprotect,
+                [vma.start, len, u64::from(vma.prot), 0, 0, 0],
+            )?;
+        }
+    }
+    let huge = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
+    for advice in huge
+        .into_iter()
+        .filter(|&advice| vma.madv.unwrap_or(0) & 1 << advice != 0)
+    {
+        puppet.must(
+            "madvise",
+            libc::SYS_madvise,
+            [vma.start, len, advice as u64, 0, 0, 0],
+        )?;
+    }
+    Ok(())
+}
+
+/// What keeps a mapping apart from the one before it, where the kernel would make one of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    /// Nothing is needed.
+    No,
+    /// Made elsewhere, given a page and moved: anonymous pages remember the offset that they were born at.
+    ByBirthplace,
+    /// Made writable first, and thereby accounted for (VM_ACCOUNT), as a program's relocated data was.
+    ByAccounting,
+}
+
+impl Apart {
+    fn from(previous: Option<&VmaEntry>, before: Self, vma: &VmaEntry) -> Self {
+        let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
+        let alike = |one: &VmaEntry| {
+            (
+                one.prot,
+                one.flags,
+                one.status & private,
+                one.madv.unwrap_or(0),
+            )
+        };
+        let Some(previous) =
+            previous.filter(|previous| previous.end == vma.start && alike(previous) == alike(vma))
+        else {
+            return Self::No;
+        };
+        if vma.status & status::ANON_PRIVATE != 0 {
+            let movable = vma.flags & (libc::MAP_GROWSDOWN | libc::MAP_LOCKED) as u32 == 0;
+            return if movable {
+                Self::ByBirthplace
+            } else {
+                Self::No
+            };
+        }
+        let goes_on = previous.shmid == vma.shmid
+            && previous.pgoff + (previous.end - previous.start) == vma.pgoff;
+        let read_only = vma.prot & libc::PROT_WRITE as u32 == 0;
+        // Of three in a row, the first and the third are told from the second.
+        let differs = before != Self::ByAccounting;
+        if vma.status & status::FILE_PRIVATE != 0 && goes_on && read_only && differs {
+            Self::ByAccounting
+        } else {
+            Self::No
+        }
+    }
+}
+
+/// The advice that would change what children inherit: given when all children exist.
+pub fn late_advice(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
+    let early = 1u64 << libc::MADV_HUGEPAGE | 1 << libc::MADV_NOHUGEPAGE;
+    for vma in &mm.vmas {
+        let bits = vma.madv.unwrap_or(0) & !early;
+        for advice in (0..64u64).filter(|advice| bits & 1 << advice != 0) {
+            puppet.must(
+                "madvise",
+                libc::SYS_madvise,
+                [vma.start, vma.end - vma.start, advice, 0, 0, 0],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// arch_prctl(ARCH_MAP_VDSO_64) maps all parts of the vdso from one address on.
+fn vdso(puppet: &Puppet, mm: &MmEntry, kept: &[bool]) -> Result<()> {
+    let parts = |vma: &VmaEntry| vma.status & (status::VDSO | status::VVAR) != 0;
+    let Some(first) = mm.vmas.iter().position(parts) else {
+        return Ok(());
+    };
+    if kept[first] {
+        return Ok(());
+    }
+    let start = mm.vmas[first].start;
+    let args = [ARCH_MAP_VDSO_64, start, 0, 0, 0, 0];
+    puppet.must("arch_prctl (map the vdso)", libc::SYS_arch_prctl, args)?;
+    let wanted: Vec<Range<u64>> = mm
+        .vmas
+        .iter()
+        .filter(|vma| parts(vma))
+        .map(|vma| vma.start..vma.end)
+        .collect();
+    let made: Vec<Range<u64>> = maps::read_all(puppet.pid)?
+        .iter()
+        .filter(|mapping| mapping.is("[vdso]") || mapping.name.starts_with(b"[vvar"))
+        .map(|mapping| mapping.start..mapping.end)
+        .collect();
+    if wanted == made {
+        return Ok(());
+    }
+    Err(Error::NotRestorable {
+        what: format!(
+            "pid {}: its vdso is laid out differently on this kernel ({wanted:x?}, here {made:x?})",
+            puppet.pid
+        ),
+    })
+}
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// A `syscall` instruction in some pages.
+fn find_syscall(mem: &Mem, range: Range<u64>) -> Option<u64> {
+    range.step_by(PAGE as usize).find_map(|at| {
+        let mut page = [0; PAGE as usize];
+        mem.read(at, &mut page).ok()?;
+        page.windows(2)
+            .position(|two| two == SYSCALL)
+            .map(|found| at + found as u64)
+    })
+}
+
+/// A `syscall` instruction in a task that is still a copy of cryopod: the vdso has one.
+pub fn first_gate(pid: i32, mem: &Mem) -> Result<u64> {
+    let maps = maps::read_all(pid)?;
+    let vdso = maps.iter().find(|mapping| mapping.is("[vdso]"));
+    vdso.and_then(|vdso| find_syscall(mem, vdso.start..vdso.end))
+        .ok_or_else(no_gate)
+}
+
+/// A `syscall` instruction in the finished address space, by which the scratch area can be unmapped.
+pub fn find_gate(mem: &Mem, mm: &MmEntry) -> Result<u64> {
+    let runs = |vma: &&VmaEntry| {
+        vma.prot & libc::PROT_EXEC as u32 != 0
+            && vma.status & (status::VVAR | status::VSYSCALL) == 0
+    };
+    let mut candidates: Vec<&VmaEntry> = mm.vmas.iter().filter(runs).collect();
+    // The vdso first: it always has one and is small.
+    candidates.sort_by_key(|vma| vma.status & status::VDSO == 0);
+    candidates
+        .into_iter()
+        .find_map(|vma| find_syscall(mem, vma.start..vma.end))
+        .ok_or_else(no_gate)
+}
+
+fn no_gate() -> Error {
+    Error::NotRestorable {
+        what: "an address space without any system call instruction".into(),
+    }
+}

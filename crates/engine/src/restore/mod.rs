@@ -1,0 +1,124 @@
+//! From an image set to a running tree.
+//!
+//! The order, which is the order of the code below:
+//!
+//! 1. `plan`: read and check every image before anything is made
+//! 2. `files`, `shmem`: cryopod opens every file and makes all shared memory in its own process, so that every task
+//!    is born with all descriptors
+//! 3. `tree`: make the root and, from their stopped parents, all others; each gets its mappings (`mappings`) and its
+//!    contents (`memory`) before it has children of its own, so that copy-on-write sharing comes back by itself
+//! 4. `process`, `threads`, `timers`, `signals`, `seccomp`, `credentials`: everything else, from harmless to binding
+//! 5. let go, all at once
+//!
+//! Until the last step every task is a [`Puppet`](crate::remote::puppet::Puppet) that dies with cryopod; a failure
+//! ends them all.
+
+mod credentials;
+pub mod files;
+mod mappings;
+mod memory;
+mod plan;
+mod process;
+mod seccomp;
+mod sessions;
+mod shmem;
+mod signals;
+mod threads;
+mod timers;
+mod tree;
+
+use cryopod_image::SetReader;
+
+use crate::error::Result;
+use crate::proc;
+use crate::progress::{Cancel, Progress};
+
+/// Where standard streams that led outside the tree lead after the restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stdio {
+    /// To the restorer's own.
+    #[default]
+    Auto,
+    /// To the same path again, where it still exists.
+    Keep,
+    /// To /dev/null.
+    Null,
+    /// To the restorer's own, also where the stream was a plain file.
+    Inherit,
+}
+
+/// How to restore.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Standard streams.
+    pub stdio: Stdio,
+    /// Leave every process stopped (SIGSTOP) instead of running.
+    pub leave_stopped: bool,
+}
+
+/// A restored tree, running. Its root is a child of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Pid of the root.
+    pub root_pid: i32,
+    /// Number of processes, zombies included.
+    pub processes: usize,
+    /// Number of threads.
+    pub threads: usize,
+    /// Bytes of pages read from the set.
+    pub pages_bytes: u64,
+}
+
+/// Restores a tree. No other thread may exist in this process when it is called: the root starts as its copy.
+///
+/// # Errors
+///
+/// Any; nothing of the tree is left.
+pub fn restore(
+    set: &SetReader,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Restored> {
+    let plan = plan::Plan::read(set)?;
+    plan.check_pids_are_free()?;
+    let mut files = files::Files::load(set)?;
+    let base = files.highest_fd(set, &plan.tables())? + 1;
+    files.open_all(set, options, base)?;
+    for (file, flags) in plan
+        .tasks
+        .iter()
+        .filter_map(|task| task.body.as_ref())
+        .flat_map(|body| mappings::files(&body.mm))
+    {
+        files.prepare_mapping(file, flags)?;
+    }
+    let shmem = shmem::Shared::make(set, &plan, &files, base)?;
+    let world = tree::World {
+        set,
+        plan: &plan,
+        files: &files,
+        shmem: &shmem,
+        base,
+        progress,
+        cancel,
+    };
+    let mut tree = tree::Tree::make(&world)?;
+    let threads = process::finish(&world, &mut tree, options)?;
+    let pages_bytes = tree.pages_bytes() + shmem.pages_bytes();
+    tree.let_go()?;
+    Ok(Restored {
+        root_pid: plan.root().pid,
+        processes: plan.tasks.len(),
+        threads,
+        pages_bytes,
+    })
+}
+
+/// Who has a pid: the command name, for messages.
+pub(crate) fn holder(pid: i32) -> String {
+    match proc::read_text(pid, "comm") {
+        Ok(name) => format!("{:?} (pid {pid})", name.trim_end()),
+        Err(_) => "a thread of another process".to_owned(),
+    }
+}

@@ -1,0 +1,285 @@
+//! What is to be made: every image read and checked against the others before the first task exists.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cryopod_image::criu::{
+    CoreEntry, FsEntry, InventoryEntry, March, MmEntry, PstreeEntry, TaskKobjIdsEntry, task_state,
+};
+use cryopod_image::{Kind, SetReader};
+
+use super::holder;
+use crate::error::{Error, Result};
+use crate::proc::stat;
+
+/// One thread to be made.
+#[derive(Clone, Debug)]
+pub struct Thread {
+    /// Its tid.
+    pub tid: i32,
+    /// Its core image.
+    pub core: CoreEntry,
+}
+
+/// What becomes of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Alive,
+    /// It is stopped by job control.
+    Stopped,
+    /// It has ended with this wait status.
+    Zombie(u32),
+}
+
+/// The parts of a task that is not a zombie.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Its address space.
+    pub mm: MmEntry,
+    /// What it shares.
+    pub ids: TaskKobjIdsEntry,
+    /// Root, working directory, umask.
+    pub fs: FsEntry,
+}
+
+/// One process to be made.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Pid.
+    pub pid: i32,
+    /// Process group.
+    pub pgid: i32,
+    /// Session.
+    pub sid: i32,
+    /// Index of the parent; none for the root.
+    pub parent: Option<usize>,
+    /// Indices of the children.
+    pub children: Vec<usize>,
+    /// Threads, the leader first.
+    pub threads: Vec<Thread>,
+    /// What becomes of it.
+    pub state: State,
+    /// All but a zombie have one.
+    pub body: Option<Body>,
+}
+
+impl Task {
+    /// The leader's core.
+    pub fn core(&self) -> &CoreEntry {
+        &self.threads[0].core
+    }
+}
+
+/// A whole tree to be made; the first task is the root, parents stand before their children.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// All processes.
+    pub tasks: Vec<Task>,
+}
+
+impl Plan {
+    /// Reads it from a set.
+    pub fn read(set: &SetReader) -> Result<Self> {
+        let inventory: InventoryEntry = set.read_one(Kind::Inventory, None)?;
+        if !(1..=2).contains(&inventory.img_version) {
+            return Err(Error::NotRestorable {
+                what: format!("images of version {}", inventory.img_version),
+            });
+        }
+        let entries: Vec<PstreeEntry> = set.read_all(Kind::Pstree, None)?;
+        if entries.is_empty() {
+            return Err(Error::inconsistent("pstree", "it has no process"));
+        }
+        let mut indices = HashMap::new();
+        let mut tids = HashSet::new();
+        let mut tasks: Vec<Task> = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let parent = match (index, entry.ppid) {
+                (0, _) => None,
+                (_, ppid) => Some(*indices.get(&ppid).ok_or_else(|| {
+                    Error::inconsistent(
+                        "pstree",
+                        format!("parent {ppid} of pid {} does not come before it", entry.pid),
+                    )
+                })?),
+            };
+            let task = task(set, entry, parent)?;
+            for thread in &task.threads {
+                if !tids.insert(thread.tid) {
+                    return Err(Error::inconsistent(
+                        "pstree",
+                        format!("tid {} appears twice", thread.tid),
+                    ));
+                }
+            }
+            if let Some(parent) = parent {
+                if tasks[parent].body.is_none() {
+                    return Err(Error::inconsistent(
+                        "pstree",
+                        format!("pid {} is the child of a zombie", task.pid),
+                    ));
+                }
+                tasks[parent].children.push(index);
+            }
+            indices.insert(entry.pid, index);
+            tasks.push(task);
+        }
+        Ok(Self { tasks })
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Task {
+        &self.tasks[0]
+    }
+
+    /// The task of a pid.
+    pub fn find(&self, pid: i32) -> Option<&Task> {
+        self.tasks.iter().find(|task| task.pid == pid)
+    }
+
+    /// All distinct descriptor tables.
+    pub fn tables(&self) -> Vec<u32> {
+        let mut tables: Vec<u32> = self
+            .tasks
+            .iter()
+            .filter_map(|task| task.body.as_ref())
+            .map(|body| body.ids.files_id)
+            .collect();
+        tables.sort_unstable();
+        tables.dedup();
+        tables
+    }
+
+    /// Refuses to start when somebody else has a pid that the tree needs.
+    pub fn check_pids_are_free(&self) -> Result<()> {
+        let deadline = Instant::now() + REAP_LIMIT;
+        for thread in self.tasks.iter().flat_map(|task| &task.threads) {
+            while Path::new(&format!("/proc/{}", thread.tid)).exists() {
+                let ended =
+                    stat::read(thread.tid).is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
+                if !ended || Instant::now() > deadline {
+                    return Err(Error::PidTaken {
+                        pid: thread.tid,
+                        holder: holder(thread.tid),
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a parent may take to collect a process that has ended, before its pid counts as taken.
+const REAP_LIMIT: Duration = Duration::from_secs(2);
+
+fn task(set: &SetReader, entry: &PstreeEntry, parent: Option<usize>) -> Result<Task> {
+    let pid = entry.pid as i32;
+    if pid <= 0 || entry.threads.first() != Some(&entry.pid) {
+        return Err(Error::inconsistent(
+            "pstree",
+            format!("pid {}: its first thread must be itself", entry.pid),
+        ));
+    }
+    let mut threads = Vec::new();
+    for &tid in &entry.threads {
+        let core: CoreEntry = set.read_one(Kind::Core, Some(u64::from(tid)))?;
+        if core.mtype != March::X86_64 as i32 {
+            return Err(Error::NotRestorable {
+                what: format!("tid {tid}: made on another architecture"),
+            });
+        }
+        threads.push(Thread {
+            tid: tid as i32,
+            core,
+        });
+    }
+    let tc = threads[0].core.tc.as_ref().ok_or_else(|| {
+        Error::inconsistent(
+            format!("core-{pid}"),
+            "the leader's core lacks the process's part",
+        )
+    })?;
+    let state = match tc.task_state {
+        task_state::ALIVE => State::Alive,
+        task_state::STOPPED => State::Stopped,
+        task_state::DEAD | task_state::ZOMBIE => State::Zombie(tc.exit_code),
+        other => {
+            return Err(Error::inconsistent(
+                format!("core-{pid}"),
+                format!("unknown task state {other}"),
+            ));
+        }
+    };
+    let body = match state {
+        State::Zombie(_) => None,
+        _ => Some(body(set, pid, &threads)?),
+    };
+    let (pgid, sid) = (entry.pgid as i32, entry.sid as i32);
+    Ok(Task {
+        pid,
+        pgid,
+        sid,
+        parent,
+        children: Vec::new(),
+        threads,
+        state,
+        body,
+    })
+}
+
+fn body(set: &SetReader, pid: i32, threads: &[Thread]) -> Result<Body> {
+    for thread in threads {
+        let image = || format!("core-{}", thread.tid);
+        if thread.core.thread_info.is_none() || thread.core.thread_core.is_none() {
+            return Err(Error::inconsistent(
+                image(),
+                "registers or the thread's part are missing",
+            ));
+        }
+        // 32-bit code cannot be resumed by this engine.
+        if thread
+            .core
+            .thread_info
+            .as_ref()
+            .is_some_and(|info| info.gpregs.mode == Some(2))
+        {
+            return Err(Error::NotRestorable {
+                what: format!("tid {}: runs 32-bit code", thread.tid),
+            });
+        }
+    }
+    let id = Some(pid as u64);
+    let ids = match threads[0].core.ids.clone() {
+        Some(ids) => ids,
+        None => set.read_one(Kind::Ids, id)?,
+    };
+    let mm: MmEntry = set.read_one(Kind::Mm, id)?;
+    check_mappings(pid, &mm)?;
+    Ok(Body {
+        mm,
+        ids,
+        fs: set.read_one(Kind::Fs, id)?,
+    })
+}
+
+/// Ascending, page-aligned, below the end of user space, not overlapping.
+fn check_mappings(pid: i32, mm: &MmEntry) -> Result<()> {
+    let mut end = 0;
+    for vma in &mm.vmas {
+        let aligned = (vma.start | vma.end) % cryopod_sys::memory::PAGE == 0;
+        let vsyscall = vma.status & crate::dump::mappings::status::VSYSCALL != 0;
+        if !aligned
+            || vma.start < end
+            || vma.start >= vma.end
+            || (vma.end > super::mappings::USER_END && !vsyscall)
+        {
+            let what = format!("bad mapping {:#x}-{:#x}", vma.start, vma.end);
+            return Err(Error::inconsistent(format!("mm-{pid}"), what));
+        }
+        end = vma.end;
+    }
+    Ok(())
+}

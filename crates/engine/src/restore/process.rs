@@ -1,0 +1,372 @@
+//! The rest of every task, when all of them stand: from what harms nothing to what binds.
+
+use cryopod_image::criu::{MmEntry, RlimitEntry, TaskCoreEntry};
+use cryopod_sys::Errno;
+use cryopod_sys::memory::PAGE;
+use cryopod_sys::ptrace;
+
+use super::plan::{Body, State, Task};
+use super::tree::{Tree, World};
+use super::{RestoreOptions, mappings, signals, threads, timers};
+use crate::error::{Context, Error, Result};
+use crate::proc;
+use crate::proc::mem::Mem;
+use crate::remote::puppet::{Puppet, SCRATCH_BYTES};
+
+/// Finishes all tasks. Returns how many threads there are.
+pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> Result<usize> {
+    let living = tree.living(world.plan);
+    groups(world, tree)?;
+    tree.end_helpers()?;
+    for &index in &living {
+        place(world, tree, index)?;
+    }
+    for &index in &living {
+        for thread in &world.plan.tasks[index].threads[1..] {
+            tree.thread(index, thread.tid)?;
+        }
+    }
+    world.files.seal_memfds()?;
+    world.files.arm()?;
+    tree.end_zombies(world.plan)?;
+    let mut count = 0;
+    for &index in &living {
+        count += world.plan.tasks[index].threads.len();
+        bind(world, tree, index, options)?;
+    }
+    Ok(count)
+}
+
+/// Process groups: leaders first, then members; a leader that is long dead is played by a helper for a moment.
+fn groups(world: &World<'_>, tree: &mut Tree) -> Result<()> {
+    let tasks = &world.plan.tasks;
+    for (index, task) in tasks
+        .iter()
+        .enumerate()
+        .filter(|(_, task)| task.pgid == task.pid && task.sid != task.pid)
+    {
+        tree.get(index)?.puppet.must(
+            "setpgid",
+            libc::SYS_setpgid,
+            [0, task.pgid as u64, 0, 0, 0, 0],
+        )?;
+    }
+    for (index, task) in tasks.iter().enumerate() {
+        if task.pgid == task.pid || inherited_group(world, tree, index)? {
+            continue;
+        }
+        let join = [0, task.pgid as u64, 0, 0, 0, 0];
+        if tree
+            .get(index)?
+            .puppet
+            .call(libc::SYS_setpgid, join)?
+            .is_ok()
+        {
+            continue;
+        }
+        if world.plan.find(task.pgid).is_some() {
+            let what = format!(
+                "pid {}: its group {} is in another session",
+                task.pid, task.pgid
+            );
+            return Err(Error::NotRestorable { what });
+        }
+        let helper = tree.group_helper(index, task.pgid)?;
+        helper.must("setpgid", libc::SYS_setpgid, [0; 6])?;
+        tree.get(index)?
+            .puppet
+            .must("setpgid", libc::SYS_setpgid, join)?;
+        tree.end_helper(index, &helper)?;
+    }
+    Ok(())
+}
+
+/// Whether a task is in the group that the root had from outside: it was born into what stands for it now.
+fn inherited_group(world: &World<'_>, tree: &Tree, index: usize) -> Result<bool> {
+    let task = &world.plan.tasks[index];
+    let root = world.plan.root();
+    let outside =
+        root.pgid != root.pid && task.pgid == root.pgid && world.plan.find(task.pgid).is_none();
+    if outside && proc::stat::read(task.pid)?.pgrp != proc::stat::read(root.pid)?.pgrp {
+        let group = proc::stat::read(root.pid)?.pgrp;
+        tree.get(index)?.puppet.must(
+            "setpgid",
+            libc::SYS_setpgid,
+            [0, group as u64, 0, 0, 0, 0],
+        )?;
+    }
+    Ok(outside)
+}
+
+/// Descriptors, directories, limits, the bounds of the address space.
+fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
+    let task = &world.plan.tasks[index];
+    let (Some(body), made) = (&task.body, tree.get(index)?) else {
+        return Ok(());
+    };
+    let (puppet, mem) = (&made.puppet, &made.mem);
+    let parent = task
+        .parent
+        .and_then(|parent| world.plan.tasks[parent].body.as_ref());
+    directories(world, body, puppet, mem)?;
+    bounds(world, body, puppet, mem)?;
+    mappings::late_advice(puppet, &body.mm)?;
+    if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
+        world.files.install(puppet, mem, body.ids.files_id)?;
+        world.files.fill_epolls(puppet, mem, body.ids.files_id)?;
+    }
+    Ok(())
+}
+
+/// fchdir(2), chroot(2), umask(2).
+fn directories(world: &World<'_>, body: &Body, puppet: &Puppet, mem: &Mem) -> Result<()> {
+    let go = |id: u32| {
+        let fd = world.files.descriptor(id)?;
+        puppet.must("fchdir", libc::SYS_fchdir, [fd as u64, 0, 0, 0, 0, 0])
+    };
+    if !world.files.is_root_directory(body.fs.root_id) {
+        go(body.fs.root_id)?;
+        let dot = puppet.put(mem, b".\0")?;
+        puppet.must("chroot", libc::SYS_chroot, [dot, 0, 0, 0, 0, 0])?;
+    }
+    go(body.fs.cwd_id)?;
+    if let Some(umask) = body.fs.umask {
+        puppet.must("umask", libc::SYS_umask, [u64::from(umask), 0, 0, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// prctl(PR_SET_MM, PR_SET_MM_MAP): where code, data, heap, stack, arguments and environment are, auxv, exe.
+fn bounds(world: &World<'_>, body: &Body, puppet: &Puppet, mem: &Mem) -> Result<()> {
+    const PR_SET_MM_MAP: u64 = 14;
+    let mm = &body.mm;
+    let auxv: Vec<u8> = mm
+        .mm_saved_auxv
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect();
+    if auxv.len() > PAGE as usize {
+        return Err(Error::inconsistent(
+            format!("mm-{}", puppet.pid),
+            "auxv is too long",
+        ));
+    }
+    let mut map = Vec::new();
+    for word in [
+        mm.mm_start_code,
+        mm.mm_end_code,
+        mm.mm_start_data,
+        mm.mm_end_data,
+        mm.mm_start_brk,
+        mm.mm_brk,
+        mm.mm_start_stack,
+        mm.mm_arg_start,
+        mm.mm_arg_end,
+        mm.mm_env_start,
+        mm.mm_env_end,
+    ] {
+        map.extend(word.to_ne_bytes());
+    }
+    const MAP_BYTES: u64 = 104;
+    let auxv_at = if auxv.is_empty() {
+        0
+    } else {
+        puppet.data() + MAP_BYTES
+    };
+    map.extend(auxv_at.to_ne_bytes());
+    map.extend((auxv.len() as u32).to_ne_bytes());
+    map.extend(exe(world, puppet.pid, mm)?.to_ne_bytes());
+    map.extend(auxv);
+    let at = puppet.put(mem, &map)?;
+    let args = [libc::PR_SET_MM as u64, PR_SET_MM_MAP, at, MAP_BYTES, 0, 0];
+    puppet.must("prctl (bounds of the address space)", libc::SYS_prctl, args)?;
+    if mm.thp_disabled == Some(true) {
+        puppet.must(
+            "prctl (no huge pages)",
+            libc::SYS_prctl,
+            [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0, 0],
+        )?;
+    }
+    Ok(())
+}
+
+/// The descriptor that becomes /proc/PID/exe, or -1 where that is the right file already (it is cryopod's own, and the
+/// kernel refuses to change it while it is mapped).
+fn exe(world: &World<'_>, pid: i32, mm: &MmEntry) -> Result<i32> {
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::fs::MetadataExt;
+    let path = proc::path(pid, "exe");
+    let now = std::fs::metadata(&path).map_err(|source| Error::Path {
+        operation: "read",
+        path,
+        source,
+    })?;
+    let fd: BorrowedFd<'_> = world.files.borrow(mm.exe_file_id)?;
+    let wanted = rustix::fs::fstat(fd).host("look at the program")?;
+    Ok(
+        if (now.dev(), now.ino()) == (wanted.st_dev, wanted.st_ino) {
+            -1
+        } else {
+            world.files.descriptor(mm.exe_file_id)?
+        },
+    )
+}
+
+/// Everything else, thread by thread; the last step takes the scratch area away and sets the registers.
+fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) -> Result<()> {
+    let task = &world.plan.tasks[index];
+    let (Some(body), Some(tc), made) = (&task.body, &task.core().tc, tree.get(index)?) else {
+        return Ok(());
+    };
+    let (puppet, mem) = (&made.puppet, &made.mem);
+    let all: Vec<&Puppet> = std::iter::once(puppet).chain(&made.threads).collect();
+
+    leader(puppet, tc)?;
+    signals::actions(puppet, mem, &tc.sigactions)?;
+    for (puppet, thread) in all.iter().zip(&task.threads) {
+        threads::restore(world, puppet, mem, thread)?;
+    }
+    // Helpers and zombies may have left SIGCHLDs behind; whatever is not blocked is dropped with the next call.
+    for puppet in &all {
+        puppet.must("getpid", libc::SYS_getpid, [0; 6])?;
+        ptrace::set_sigmask(puppet.tid, u64::MAX).task("block its signals", puppet.tid)?;
+    }
+    if let Some(queue) = &tc.signals_s {
+        signals::queue(puppet, mem, queue, true)?;
+    }
+    for (puppet, thread) in all.iter().zip(&task.threads) {
+        if let Some(queue) = thread
+            .core
+            .thread_core
+            .as_ref()
+            .and_then(|core| core.signals_p.as_ref())
+        {
+            signals::queue(puppet, mem, queue, false)?;
+        }
+    }
+    if let Some(entry) = &tc.timers {
+        timers::restore(puppet, mem, entry)?;
+    }
+    let parent = task
+        .parent
+        .and_then(|parent| world.plan.tasks[parent].body.as_ref());
+    if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
+        world.files.close_high(puppet, world.base)?;
+    }
+    limits(puppet, mem, tc)?;
+    for (puppet, thread) in all.iter().zip(&task.threads) {
+        threads::bind(world, puppet, mem, thread)?;
+    }
+    dumpable(puppet, &body.mm)?;
+    let last = Puppet::new(puppet.pid, puppet.tid, mappings::find_gate(mem, &body.mm)?)?;
+    last.must(
+        "munmap (scratch)",
+        libc::SYS_munmap,
+        [puppet.scratch(), SCRATCH_BYTES, 0, 0, 0, 0],
+    )?;
+    for (puppet, thread) in all.iter().zip(&task.threads) {
+        threads::resume(puppet, thread)?;
+    }
+    stop(task, options)
+}
+
+/// What the process has once.
+fn leader(puppet: &Puppet, tc: &TaskCoreEntry) -> Result<()> {
+    let pid = puppet.pid;
+    puppet.must(
+        "personality",
+        libc::SYS_personality,
+        [u64::from(tc.personality), 0, 0, 0, 0, 0],
+    )?;
+    let subreaper = u64::from(tc.child_subreaper.unwrap_or(false));
+    puppet.must(
+        "prctl (child subreaper)",
+        libc::SYS_prctl,
+        [libc::PR_SET_CHILD_SUBREAPER as u64, subreaper, 0, 0, 0, 0],
+    )?;
+    if let Some(wanted) = tc.oom_score_adj {
+        let now = proc::read_text(pid, "oom_score_adj")?;
+        if now.trim() != wanted.to_string() {
+            let path = proc::path(pid, "oom_score_adj");
+            // Lowering it needs CAP_SYS_RESOURCE.
+            if let Err(error) = std::fs::write(&path, wanted.to_string()) {
+                tracing::warn!(pid, wanted, %error, "oom_score_adj is not restored");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// prlimit(2) by the process itself. A hard limit above cryopod's own needs CAP_SYS_RESOURCE.
+fn limits(puppet: &Puppet, mem: &Mem, tc: &TaskCoreEntry) -> Result<()> {
+    let wanted: &[RlimitEntry] = tc.rlimits.as_ref().map_or(&[], |limits| &limits.rlimits);
+    for (resource, limit) in wanted.iter().enumerate() {
+        let Ok((soft, hard)) = cryopod_sys::process::rlimit(resource as u32) else {
+            continue;
+        };
+        let changed = resource as u32 == cryopod_sys::process::RLIMIT_NOFILE;
+        if !changed && (soft, hard) == (limit.cur, limit.max) {
+            continue;
+        }
+        let set = |cur: u64, max: u64| {
+            let at = puppet.put(mem, &[cur.to_ne_bytes(), max.to_ne_bytes()].concat())?;
+            puppet.call(libc::SYS_prlimit64, [0, resource as u64, at, 0, 0, 0])
+        };
+        match set(limit.cur, limit.max)? {
+            Ok(_) => {}
+            Err(Errno::PERM) => {
+                tracing::warn!(
+                    pid = puppet.pid,
+                    resource,
+                    wanted = limit.max,
+                    have = hard,
+                    "a hard limit is not raised: CAP_SYS_RESOURCE is missing"
+                );
+                set(limit.cur.min(hard), hard)?.map_err(|source| Error::Remote {
+                    call: "prlimit",
+                    pid: puppet.pid,
+                    source,
+                })?;
+            }
+            Err(source) => {
+                return Err(Error::Remote {
+                    call: "prlimit",
+                    pid: puppet.pid,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After the credentials, which reset it. The value 2 cannot be set, only come by.
+fn dumpable(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
+    if let Some(value @ 0..=1) = mm.dumpable {
+        puppet.must(
+            "prctl (dumpable)",
+            libc::SYS_prctl,
+            [libc::PR_SET_DUMPABLE as u64, value as u64, 0, 0, 0, 0],
+        )?;
+    }
+    Ok(())
+}
+
+/// A task that was stopped stays stopped.
+fn stop(task: &Task, options: &RestoreOptions) -> Result<()> {
+    let signal = task
+        .core()
+        .tc
+        .as_ref()
+        .and_then(|tc| tc.stop_signo)
+        .unwrap_or(libc::SIGSTOP as u32);
+    match task.state {
+        State::Stopped => {
+            cryopod_sys::process::kill(task.pid, signal as i32).task("stop it", task.pid)
+        }
+        _ if options.leave_stopped => {
+            cryopod_sys::process::kill(task.pid, libc::SIGSTOP).task("stop it", task.pid)
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,108 @@
+//! Shared memory, made and filled in cryopod's own process before any task exists.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use cryopod_image::pagemap::Pagemap;
+use cryopod_image::{Kind, SetReader};
+use cryopod_sys::{Errno, fd, memory};
+
+use super::files::Files;
+use super::plan::Plan;
+use crate::dump::mappings::status;
+use crate::error::{Context, Error, Result};
+
+/// No shared memory of a real program is larger; a hostile image could otherwise ask for anything.
+const LARGEST_BYTES: u64 = 1 << 46;
+
+/// All shared anonymous memory of a tree.
+#[derive(Debug, Default)]
+pub struct Shared {
+    files: BTreeMap<u64, OwnedFd>,
+    pages_bytes: u64,
+}
+
+impl Shared {
+    /// Makes all shared anonymous memory that the plan's mappings want, and fills it and the memfds.
+    pub fn make(set: &SetReader, plan: &Plan, files: &Files, base: i32) -> Result<Self> {
+        let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+        let vmas = plan
+            .tasks
+            .iter()
+            .filter_map(|task| task.body.as_ref())
+            .flat_map(|body| &body.mm.vmas);
+        for vma in vmas.filter(|vma| vma.status & status::ANON_SHARED != 0) {
+            let end = vma
+                .pgoff
+                .checked_add(vma.end - vma.start)
+                .filter(|&end| end <= LARGEST_BYTES);
+            let end = end.ok_or_else(|| {
+                Error::inconsistent("mm", format!("shared memory {}: too large", vma.shmid))
+            })?;
+            let size = sizes.entry(vma.shmid).or_default();
+            *size = end.max(*size);
+        }
+        let mut shared = Self::default();
+        for (shmid, size_bytes) in sizes {
+            let file = memory::shared_anonymous(size_bytes)
+                .host("make shared memory (/proc/self/map_files)")?;
+            shared.pages_bytes += fill(set, shmid, file.as_fd())?;
+            let file = fd::duplicate_from(file.as_fd(), base).host("keep shared memory")?;
+            shared.files.insert(shmid, file);
+        }
+        for (shmid, file, _size) in files.memfd_inodes() {
+            shared.pages_bytes += fill(set, shmid, file)?;
+        }
+        Ok(shared)
+    }
+
+    /// The descriptor of one, which every task inherits.
+    pub fn descriptor(&self, shmid: u64) -> Result<RawFd> {
+        self.files
+            .get(&shmid)
+            .map(|file| file.as_raw_fd())
+            .ok_or_else(|| Error::inconsistent("mm", format!("shared memory {shmid} is not known")))
+    }
+
+    /// Bytes read into shared memory.
+    pub fn pages_bytes(&self) -> u64 {
+        self.pages_bytes
+    }
+}
+
+/// Writes the stored pages of one into its file.
+fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>) -> Result<u64> {
+    if !set.exists(Kind::PagemapShmem, Some(shmid)) {
+        return Ok(0);
+    }
+    let map = Pagemap::read(set, Kind::PagemapShmem, shmid)?;
+    let pages = set.pages(map.pages_id)?;
+    map.check_pages(&pages)?;
+    let mut buffer = Vec::new();
+    let mut done = 0;
+    for run in map.runs.iter().filter(|run| run.is_present()) {
+        let mut offset = 0;
+        while offset < run.size_bytes() {
+            let len = (run.size_bytes() - offset).min(cryopod_image::BLOCK_SIZE_BYTES);
+            buffer.resize(len as usize, 0);
+            pages.read_exact_at(run.pages_offset_bytes + offset, &mut buffer)?;
+            write_all(file, run.vaddr + offset, &buffer)?;
+            offset += len;
+        }
+        done += run.size_bytes();
+    }
+    Ok(done)
+}
+
+fn write_all(file: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(file, &bytes[done..], at + done as u64) {
+            Ok(0) => return Err(Errno::IO).host("fill shared memory"),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).host("fill shared memory"),
+        }
+    }
+    Ok(())
+}
