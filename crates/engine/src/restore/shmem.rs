@@ -1,7 +1,9 @@
 //! Shared memory, made and filled in cryopod's own process before any task exists.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use cryopod_image::pagemap::Pagemap;
 use cryopod_image::{Kind, SetReader};
@@ -46,12 +48,18 @@ impl Shared {
         for (shmid, size_bytes) in sizes {
             let file = memory::shared_anonymous(size_bytes)
                 .host("make shared memory (/proc/self/map_files)")?;
-            shared.pages_bytes += fill(set, shmid, file.as_fd())?;
+            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
             let file = fd::duplicate_from(file.as_fd(), base).host("keep shared memory")?;
             shared.files.insert(shmid, file);
         }
-        for (shmid, file, _size) in files.memfd_inodes() {
-            shared.pages_bytes += fill(set, shmid, file)?;
+        for (shmid, file, size_bytes) in files.memfd_inodes() {
+            // Through a description of its own: the program's may append whatever is written.
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let file = File::options()
+                .write(true)
+                .open(&path)
+                .map_err(|source| Error::Path { operation: "open", path, source })?;
+            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
         }
         Ok(shared)
     }
@@ -70,8 +78,8 @@ impl Shared {
     }
 }
 
-/// Writes the stored pages of one into its file.
-fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>) -> Result<u64> {
+/// Writes the stored pages of one into its file. The last page may go beyond its end, the file does not.
+fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> Result<u64> {
     if !set.exists(Kind::PagemapShmem, Some(shmid)) {
         return Ok(0);
     }
@@ -86,7 +94,9 @@ fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>) -> Result<u64> {
             let len = (run.size_bytes() - offset).min(cryopod_image::BLOCK_SIZE_BYTES);
             buffer.resize(len as usize, 0);
             pages.read_exact_at(run.pages_offset_bytes + offset, &mut buffer)?;
-            write_all(file, run.vaddr + offset, &buffer)?;
+            let at = run.vaddr + offset;
+            let inside = size_bytes.saturating_sub(at).min(len) as usize;
+            write_all(file, at, &buffer[..inside])?;
             offset += len;
         }
         done += run.size_bytes();
