@@ -1,0 +1,267 @@
+//! What was typed: the command line as clap sees it, and the texts that explain it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Shown under every `cryopod --help`.
+const AFTER_HELP: &str = "\
+Examples:
+  cryopod run -- python3 server.py     start a program, ready to be checkpointed
+  cryopod checkpoint 1234              checkpoint the process 1234 and all its children; they go on
+  cryopod checkpoint --stop 1234 web   the same as web:TIME, and end them once it is safely stored
+  cryopod ls                           what is in the store
+  cryopod restore web                  bring back the newest checkpoint under the label web
+  cryopod doctor                       what this machine has and lacks for all that
+
+Exit codes:
+  0  done
+  1  the system failed (a full disk, a program that ended meanwhile), or a mistake in cryopod
+  2  the command line is wrong
+  3  not found: no such process or checkpoint
+  4  invalid input: a bad name, a target that makes no sense
+  5  unsupported: what the program uses cannot be checkpointed, or this machine cannot restore it
+  6  permission denied
+  7  busy: a name, a pid or a program that something else has hold of
+  8  corrupt: a checkpoint is not what was written
+A program that `cryopod restore` and `cryopod run` stay in the foreground for passes on its own exit code.";
+
+/// Freeze a running program, wake it anywhere.
+///
+/// cryopod takes a live process tree into a named checkpoint and brings it back under the same pids: memory, threads,
+/// open files, pipes, timers and signals as they were. The program never knows.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cryopod", version, after_help = AFTER_HELP, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// Where checkpoints are kept
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CRYOPOD_STORE",
+        default_value = "/var/lib/cryopod"
+    )]
+    #[arg(help_heading = "Global options")]
+    pub(crate) store: PathBuf,
+
+    /// Print one JSON document on standard output, also when something fails
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+
+    /// Tell on standard error what is going on; -vv tells more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+
+    /// What to tell on standard error: error, warn, info, debug, trace, or filters such as cryopod_engine=debug
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "CRYOPOD_LOG",
+        conflicts_with = "verbose"
+    )]
+    #[arg(help_heading = "Global options")]
+    pub(crate) log_level: Option<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Checkpoint a running program
+    ///
+    /// Takes the process and all its descendants into a checkpoint named LABEL:NAME. They stand still while they are
+    /// read and then go on, unless --stop ends them. If anything goes wrong they go on as before, and the store has
+    /// nothing new. What cannot be checkpointed is listed before anything is touched.
+    #[command(after_help = "\
+Examples:
+  cryopod checkpoint 1234                      as COMMAND:TIME, for example python3:20261121T051530.123Z
+  cryopod checkpoint pid:1234 web              as web:TIME
+  cryopod checkpoint 1234 web:before-upgrade   as exactly that
+  cryopod checkpoint --stop 1234 web           end the program once its checkpoint is safely stored
+
+The name of the checkpoint is printed on standard output.")]
+    Checkpoint(Checkpoint),
+
+    /// Bring a checkpoint back to life
+    ///
+    /// The processes come back under the pids they had; one that is taken is an error that names who has it. Stays in the
+    /// foreground as their parent, passes signals on, and exits as the program exits.
+    #[command(after_help = "\
+Examples:
+  cryopod restore web                          the newest checkpoint under the label web
+  cryopod restore web:before-upgrade           exactly that one
+  cryopod restore --detach --pidfile web.pid web
+  cryopod restore --dir /tmp/images            a directory that `criu dump` wrote
+
+Standard streams that led outside of the checkpointed tree (to a terminal, to a pager):
+  --stdio auto      are joined to those of this command (default)
+  --stdio keep      are opened again where they led, if that is still there
+  --stdio null      lead nowhere
+  --stdio inherit   as auto, and so are those that were plain files")]
+    Restore(Restore),
+
+    /// List checkpoints
+    #[command(after_help = "\
+Examples:
+  cryopod ls               all of them, the newest first
+  cryopod ls web           those under the label web
+  cryopod ls --json        for programs")]
+    Ls {
+        /// List only what is under this label
+        label: Option<String>,
+    },
+
+    /// Show what is in a checkpoint
+    ///
+    /// The process tree with command lines, memory and descriptors, sizes, and where and how it was made.
+    #[command(after_help = "\
+Examples:
+  cryopod inspect web                   the newest checkpoint under the label web
+  cryopod inspect web --descriptors     with every open file")]
+    Inspect {
+        /// LABEL or LABEL:NAME
+        reference: String,
+        /// List the open descriptors of every process
+        #[arg(short, long)]
+        descriptors: bool,
+    },
+
+    /// Remove checkpoints
+    #[command(after_help = "\
+Examples:
+  cryopod rm web:before-upgrade
+  cryopod rm web db:v1                  LABEL alone means the newest under it")]
+    Rm {
+        /// LABEL or LABEL:NAME
+        #[arg(required = true, value_name = "REF")]
+        references: Vec<String>,
+    },
+
+    /// Tell what this machine has and lacks
+    ///
+    /// Kernel features and privileges, and what the lack of each one costs. Fails if something is missing without which
+    /// nothing works.
+    Doctor,
+
+    /// Start a program, ready to be checkpointed
+    ///
+    /// The program is started in a session of its own, which a checkpoint can take along as a whole. Stays in the
+    /// foreground as its parent, passes signals on, and exits as the program exits.
+    #[command(after_help = "\
+Examples:
+  cryopod run -- python3 server.py
+  cryopod run --detach --pidfile server.pid -- python3 server.py
+  cryopod checkpoint $(cat server.pid)")]
+    Run(Run),
+
+    /// Speak criu's command line
+    ///
+    /// What cryopod also does when it is called by the name criu; `cryopod criu --help` tells what there is.
+    #[command(disable_help_flag = true)]
+    Criu {
+        /// Arguments as criu takes them
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENT"
+        )]
+        arguments: Vec<OsString>,
+    },
+
+    /// Checkpoint, kill and restore a small tree of programs, and prove that nothing got lost
+    ///
+    /// Starts a parent and two children of its own with threads, memory, pipes, open files and timers in a temporary
+    /// directory, and leaves nothing behind. Needs root.
+    Demo(Demo),
+
+    /// Write man pages and shell completions
+    #[command(name = "__generate", hide = true)]
+    Generate {
+        /// Where to: DIR/man and DIR/completions
+        dir: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Checkpoint {
+    /// What to checkpoint: a process id, as 1234 or pid:1234
+    pub(crate) target: String,
+    /// What to call it: LABEL is the command's name by default, NAME the time in UTC
+    #[arg(value_name = "LABEL[:NAME]")]
+    pub(crate) reference: Option<String>,
+    /// End the program once its checkpoint is safely stored
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Take the place of a checkpoint that has the name already, in one step
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Restore {
+    /// The checkpoint; without NAME, the newest under LABEL
+    #[arg(value_name = "LABEL[:NAME]", required_unless_present = "dir")]
+    pub(crate) reference: Option<String>,
+    /// Restore a directory of images as `criu dump` writes it
+    #[arg(long, value_name = "DIR", conflicts_with = "reference")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave the program to itself once it runs
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Write the pid of the first process to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// What becomes of standard streams that led outside of the tree
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = Stdio::Auto, hide_possible_values = true)]
+    pub(crate) stdio: Stdio,
+}
+
+/// What becomes of standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stdio {
+    #[default]
+    Auto,
+    Keep,
+    Null,
+    Inherit,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// Leave the program to itself once it runs
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Write the pid of the program to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// How much memory the programs fill
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub(crate) memory_mib: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+}

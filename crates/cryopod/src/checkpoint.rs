@@ -1,0 +1,240 @@
+//! The workflow of a checkpoint: target -> survey -> freeze -> dump -> image set -> store.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cryopod_engine::{Cancel, DumpOptions, Frozen, Progress};
+use cryopod_image::{Kind, SetWriter};
+use cryopod_store::{CheckpointMeta, Label, Name, Ref, Replace, Store};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::target::Target;
+use crate::{host, meta, naming};
+
+/// How a checkpoint is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct CheckpointOptions {
+    /// End the target once the checkpoint is safely stored, instead of letting it go on.
+    pub stop: bool,
+    /// Put the checkpoint in the place of one that has the name already, instead of refusing.
+    pub replace: bool,
+    /// The label; the command's name by default.
+    pub label: Option<Label>,
+    /// The name under the label; the time in UTC by default.
+    pub name: Option<Name>,
+}
+
+/// What a checkpoint became. Times are in microseconds, sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckpointReport {
+    /// What to call it from now on: `label:name`.
+    pub reference: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// The pid of the first of its processes.
+    pub root_pid: i32,
+    /// How many processes are in it.
+    pub processes: usize,
+    /// How many threads they have.
+    pub threads: usize,
+    /// How much memory they had.
+    pub memory_bytes: u64,
+    /// How much of it was stored; pages full of zeroes are not.
+    pub pages_bytes: u64,
+    /// The size of all image files.
+    pub size_bytes: u64,
+    /// How long the target stood still (with `stop`: until all of it was read).
+    pub frozen_time_us: u64,
+    /// How long everything took.
+    pub total_time_us: u64,
+    /// Whether the target was ended.
+    pub stopped: bool,
+}
+
+/// Makes a checkpoint of `target` in `store`.
+///
+/// Must be called on a thread that lives as long as the call: the kernel ties ptrace(2) to it.
+///
+/// # Errors
+///
+/// Whatever they are, the target runs on as before and the store has nothing new; the exceptions are
+/// [`Error::StoredNotStopped`] and [`cryopod_store::Error::NotDurable`], which say so.
+/// [`Error::Unsupported`] lists everything that stands in the way, found before the target was touched.
+pub fn checkpoint(
+    store: &Store,
+    target: &Target,
+    options: &CheckpointOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<CheckpointReport> {
+    let started = Instant::now();
+    let created = Timestamp::now();
+    let dump_options = dump_options();
+
+    // What can be refused is refused before anything is touched.
+    let root = target.resolve()?;
+    let (label, name) = choose_name(store, options, root, created)?;
+    cryopod_engine::survey(root, &dump_options)?;
+
+    // From here on two guards undo everything: dropping `staging` deletes it, dropping `frozen` lets the target go.
+    let staging = store.stage()?;
+    let set = SetWriter::create(&staging.images())?;
+    let frozen = Frozen::freeze(root, cancel)?;
+    let freezing_time = frozen.since().elapsed();
+    let dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let (held, frozen_time) = let_go(frozen, options.stop);
+    set.write_one(
+        Kind::StatsDump,
+        None,
+        &dumped.stats(freezing_time, frozen_time),
+    )?;
+    let files = set.finish()?;
+
+    let mut described = CheckpointMeta::new(label.clone(), name.clone(), root);
+    described.created = created;
+    described.host = host::describe();
+    described.cpu_features = host::cpu_features()?;
+    described.engine = meta::engine();
+    described
+        .options
+        .insert("stop".to_owned(), options.stop.into());
+    meta::describe(&mut described, &dumped, files);
+    described.stats.frozen_time_us = micros(frozen_time);
+    described.stats.total_time_us = micros(started.elapsed());
+
+    if cancel.is_requested() {
+        return Err(Error::Interrupted);
+    }
+    let replace = if options.replace {
+        Replace::Yes
+    } else {
+        Replace::No
+    };
+    progress.begin("storing", None);
+    let stored = staging.publish(&described, &label, &name, replace);
+    progress.end();
+    let stored = stored?;
+    let reference = stored.reference().to_string();
+    if let Some(frozen) = held {
+        let killed = frozen.kill();
+        killed.map_err(|source| Error::StoredNotStopped {
+            reference: reference.clone(),
+            source,
+        })?;
+    }
+    tracing::info!(reference, "checkpoint stored");
+    Ok(CheckpointReport {
+        reference,
+        path: stored.path,
+        root_pid: root,
+        processes: dumped.processes.len(),
+        threads: dumped.processes.iter().map(|process| process.threads).sum(),
+        memory_bytes: dumped.memory_bytes,
+        pages_bytes: dumped.pages_bytes,
+        size_bytes: described.size_bytes,
+        frozen_time_us: micros(frozen_time),
+        total_time_us: micros(started.elapsed()),
+        stopped: options.stop,
+    })
+}
+
+/// How cryopod's own checkpoints are dumped: a program may be part of the session of the shell that started it, and its
+/// standard streams may lead outside of the tree; a restore joins them to its own.
+fn dump_options() -> DumpOptions {
+    DumpOptions {
+        external_stdio: true,
+        shell_job: true,
+        ..DumpOptions::default()
+    }
+}
+
+/// Settles what the checkpoint is to be called, and refuses a name that is taken. Only publishing decides that, but by
+/// then the target has stood still for nothing.
+fn choose_name(
+    store: &Store,
+    options: &CheckpointOptions,
+    root: i32,
+    created: Timestamp,
+) -> Result<(Label, Name)> {
+    let label = match &options.label {
+        Some(label) => label.clone(),
+        None => naming::label_of(root)?,
+    };
+    let name = match &options.name {
+        Some(name) => name.clone(),
+        None => naming::free_name(store, &label, created)?,
+    };
+    if !options.replace && store.contains(&label, &name)? {
+        let reference = Ref::exact(label, name);
+        return Err(cryopod_store::Error::Exists {
+            reference,
+            store: store.path().to_owned(),
+        }
+        .into());
+    }
+    Ok((label, name))
+}
+
+/// Lets the target go on, unless it is to be ended once its checkpoint is stored: then nothing that it did from here on
+/// may get lost. Returns how long it stood still.
+fn let_go(frozen: Frozen, stop: bool) -> (Option<Frozen>, Duration) {
+    if stop {
+        let frozen_time = frozen.since().elapsed();
+        (Some(frozen), frozen_time)
+    } else {
+        (None, frozen.thaw())
+    }
+}
+
+/// A duration in microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn options(name: &str, replace: bool) -> CheckpointOptions {
+        CheckpointOptions {
+            replace,
+            label: Some(Label::parse("web").unwrap()),
+            name: Some(Name::parse(name).unwrap()),
+            ..CheckpointOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_refused_before_anything_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::fs::create_dir_all(dir.path().join("checkpoints/web/v1")).unwrap();
+        let choose = |options| choose_name(&store, &options, 1, Timestamp::now());
+        assert_eq!(
+            choose(options("v1", false)).unwrap_err().kind(),
+            ErrorKind::Busy
+        );
+        assert!(choose(options("v1", true)).is_ok());
+        assert!(choose(options("v2", false)).is_ok());
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let gone = Target::Process(i32::MAX);
+        let error = checkpoint(
+            &store,
+            &gone,
+            &CheckpointOptions::default(),
+            &cryopod_engine::NoProgress,
+            &Cancel::default(),
+        )
+        .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(store.list(None).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,253 @@
+//! Standing in for a child in the foreground: passing signals on to it, and learning how it ended.
+
+use std::os::fd::OwnedFd;
+
+use cryopod_sys::wait::Status;
+use cryopod_sys::{Errno, process, signal, wait as sys_wait};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+const SIGKILL: i32 = 9;
+const SIGUSR1: i32 = 10;
+const SIGUSR2: i32 = 12;
+const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+const SIGTSTP: i32 = 20;
+const SIGWINCH: i32 = 28;
+
+/// The signals that are passed on to the child.
+const PASSED_ON: &[i32] = &[
+    SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGCONT, SIGTSTP, SIGWINCH,
+];
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+}
+
+impl ExitStatus {
+    /// Ends this process as the child ended: with its exit code, or by the same signal, so that a shell sees no
+    /// difference. No core is dumped for it: the child's own is the one that matters.
+    pub fn exit(self) -> ! {
+        match self {
+            Self::Exited(code) => std::process::exit(code),
+            Self::Signaled(signal) => {
+                /// RLIMIT_CORE, getrlimit(2).
+                const RLIMIT_CORE: u32 = 4;
+                let _ = process::set_rlimit(RLIMIT_CORE, 0, 0);
+                cryopod_sys::signal::die_of(signal)
+            }
+        }
+    }
+}
+
+/// Waits for the child `pid` to end, and passes on to it every SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
+/// SIGWINCH, SIGTSTP and SIGCONT that this process gets from now on. What a terminal sends to a whole group goes to the
+/// child's whole group, if it leads one.
+///
+/// # Errors
+///
+/// [`Error::Child`] if there is no such child.
+pub fn wait(pid: i32) -> Result<ExitStatus> {
+    let failed = |errno: Errno| Error::Child {
+        operation: "wait for",
+        pid,
+        source: errno.into(),
+    };
+    signal::note_instead_of_dying(PASSED_ON).map_err(failed)?;
+    let pidfd = process::pidfd_open(pid).map_err(failed)?;
+    loop {
+        await_news(&pidfd);
+        while let Some(signal) = signal::take_noted() {
+            pass_on(pid, signal);
+        }
+        match sys_wait::wait_interruptible(pid, true) {
+            Ok(Some((_, Status::Exited(code)))) => return Ok(ExitStatus::Exited(code)),
+            Ok(Some((_, Status::Signaled(signal, _)))) => return Ok(ExitStatus::Signaled(signal)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+}
+
+/// Returns when the child has ended, when a signal arrived, or soon: one that arrives just before the call would
+/// otherwise be noticed with the next one only.
+fn await_news(pidfd: &OwnedFd) {
+    let soon = Timespec {
+        tv_sec: 0,
+        tv_nsec: 250_000_000,
+    };
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    // An interruption is news as well, and anything else shows when the child is looked at.
+    let _ = poll(&mut fds, Some(&soon));
+}
+
+fn pass_on(pid: i32, signal: i32) {
+    let from_terminal = matches!(signal, SIGINT | SIGQUIT | SIGTSTP | SIGCONT | SIGWINCH);
+    let leads_group = rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::getpgid(Some(pid)).ok() == Some(pid));
+    let to = if from_terminal && leads_group {
+        -pid
+    } else {
+        pid
+    };
+    let sent = if signal == SIGTSTP && !cares_about_stops(pid) {
+        SIGSTOP
+    } else {
+        signal
+    };
+    if let Err(errno) = process::kill(to, sent) {
+        tracing::debug!(pid, signal, error = %errno, "could not pass on a signal");
+    }
+    if signal == SIGTSTP {
+        // Whoever pressed the key wants the terminal back. A later SIGCONT is noted and passed on.
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let _ = process::kill(own, SIGSTOP);
+    }
+}
+
+/// Whether the process handles or ignores SIGTSTP. If it leaves it to the kernel, the kernel does nothing: the child's
+/// group has no parent in its own session (setpgid(2), orphaned groups), and only SIGSTOP stops those.
+fn cares_about_stops(pid: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
+    let mask = |key: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).unwrap_or(0)
+    };
+    (mask("SigCgt:") | mask("SigIgn:")) & (1 << (SIGTSTP - 1)) != 0
+}
+
+/// Makes this process the leader of a session and a group of its own, setsid(2).
+///
+/// # Errors
+///
+/// [`Error::Child`] if it leads a group already.
+pub fn start_session() -> Result<()> {
+    process::set_session().map_err(|errno| Error::Child {
+        operation: "make a session for",
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        source: errno.into(),
+    })
+}
+
+/// Ends the child `pid` and all its descendants, and collects its end. Everything is stopped first, so that nothing is
+/// made while it is being ended.
+///
+/// # Errors
+///
+/// [`Error::Child`] if there is no such child.
+pub fn kill(pid: i32) -> Result<()> {
+    let mut tree = Vec::new();
+    let mut next = vec![pid];
+    while let Some(one) = next.pop() {
+        // One that is gone has no children, and needs no signal.
+        let _ = process::kill(one, SIGSTOP);
+        next.extend(children(one));
+        tree.push(one);
+    }
+    for &one in &tree {
+        let _ = process::kill(one, SIGKILL);
+    }
+    let failed = |errno: Errno| Error::Child {
+        operation: "wait for",
+        pid,
+        source: errno.into(),
+    };
+    loop {
+        match sys_wait::wait(pid, false).map_err(failed)? {
+            Some((_, Status::Exited(_) | Status::Signaled(..))) => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+/// The children of a process, those of all its threads.
+fn children(pid: i32) -> Vec<i32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|one| one.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    fn piped(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(script: &str) -> ExitStatus {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        wait(child.id() as i32).unwrap()
+    }
+
+    #[test]
+    fn the_end_of_a_child_is_reported_as_it_was() {
+        assert_eq!(run("exit 0"), ExitStatus::Exited(0));
+        assert_eq!(run("exit 7"), ExitStatus::Exited(7));
+        assert_eq!(run("kill -9 $$"), ExitStatus::Signaled(9));
+        assert!(matches!(wait(1), Err(Error::Child { .. })));
+    }
+
+    #[test]
+    fn a_tree_is_ended_as_a_whole() {
+        let mut child = piped("sleep 1000 & echo $!; wait");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let below: i32 = line.trim().parse().unwrap();
+        kill(child.id() as i32).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{below}/stat")).unwrap_or_default();
+        // Whoever collects orphans may not have got to it yet.
+        assert!(
+            state.is_empty() || state.contains(") Z") || state.contains(") X"),
+            "{state}"
+        );
+    }
+
+    #[test]
+    fn whether_a_process_cares_about_stops_is_in_its_status() {
+        let mut child = piped("trap : TSTP; echo; read x");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(cares_about_stops(child.id() as i32));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!cares_about_stops(i32::MAX));
+    }
+}

@@ -1,0 +1,143 @@
+//! The workflow of a restore: store -> image set -> a running process.
+
+use std::path::Path;
+use std::time::Instant;
+
+use cryopod_engine::{Cancel, Progress, Stdio};
+use cryopod_image::SetReader;
+use cryopod_store::{Ref, Store};
+use serde::Serialize;
+
+use crate::checkpoint::micros;
+use crate::error::Result;
+use crate::foreground::{self, ExitStatus};
+use crate::{host, meta};
+
+/// How a restore is to be done.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// What becomes of standard streams that led outside of the tree.
+    pub stdio: Stdio,
+    /// Leave every process stopped, as SIGSTOP does, instead of letting it go.
+    pub leave_stopped: bool,
+}
+
+/// What a restore brought back. Times are in microseconds, sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestoreReport {
+    /// The pid of the first process.
+    pub root_pid: i32,
+    /// How many processes came back.
+    pub processes: usize,
+    /// How many threads they have.
+    pub threads: usize,
+    /// How much memory was read.
+    pub pages_bytes: u64,
+    /// How long it took.
+    pub total_time_us: u64,
+}
+
+/// A tree that runs again, as a child of this process.
+#[derive(Debug)]
+#[must_use = "wait for it, or detach from it"]
+pub struct Restored {
+    /// The pid of the first process.
+    pub root_pid: i32,
+    /// What came back.
+    pub report: RestoreReport,
+}
+
+impl Restored {
+    /// Stays its parent: passes signals on and waits for its end; see [`foreground::wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Child`] if it cannot be waited for.
+    pub fn wait(self) -> Result<ExitStatus> {
+        foreground::wait(self.root_pid)
+    }
+
+    /// Ends it, all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Child`] if its root is not there to be waited for.
+    pub fn kill(self) -> Result<()> {
+        foreground::kill(self.root_pid)
+    }
+
+    /// Leaves it to itself. It goes on as a child of this process until this process ends.
+    pub fn detach(self) {}
+}
+
+/// Restores a checkpoint. When this returns, the tree runs.
+///
+/// The calling process must have no other thread: the tree is made by forking.
+///
+/// # Errors
+///
+/// [`crate::Error::OtherArchitecture`] and [`crate::Error::MissingCpuFeatures`] before anything is made; a pid that is
+/// taken; images that are damaged. After any of them nothing of the tree is left.
+pub fn restore(
+    store: &Store,
+    reference: &Ref,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Restored> {
+    let started = Instant::now();
+    let stored = store.get(reference)?;
+    host::check(&stored.meta.host, &stored.meta.cpu_features)?;
+    let set = SetReader::open(&stored.images(), Some(meta::digests(&stored.meta)))?;
+    tracing::debug!(reference = %stored.reference(), "restoring");
+    revive(&set, options, progress, cancel, started)
+}
+
+/// Restores a directory of images as criu writes it. They carry no digests, so that damage may go unnoticed.
+///
+/// The calling process must have no other thread.
+///
+/// # Errors
+///
+/// As [`restore`].
+pub fn restore_dir(
+    dir: &Path,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Restored> {
+    let started = Instant::now();
+    let set = SetReader::open(dir, None)?;
+    tracing::debug!(dir = %dir.display(), "restoring");
+    revive(&set, options, progress, cancel, started)
+}
+
+fn revive(
+    set: &SetReader,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+    started: Instant,
+) -> Result<Restored> {
+    let engine_options = cryopod_engine::RestoreOptions {
+        stdio: options.stdio,
+        leave_stopped: options.leave_stopped,
+    };
+    let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
+    tracing::info!(
+        root_pid = made.root_pid,
+        processes = made.processes,
+        "restored"
+    );
+    let report = RestoreReport {
+        root_pid: made.root_pid,
+        processes: made.processes,
+        threads: made.threads,
+        pages_bytes: made.pages_bytes,
+        total_time_us: micros(started.elapsed()),
+    };
+    Ok(Restored {
+        root_pid: made.root_pid,
+        report,
+    })
+}
