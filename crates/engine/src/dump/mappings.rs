@@ -25,6 +25,8 @@ pub mod status {
     pub const ANON_PRIVATE: u32 = 1 << 9;
     pub const VVAR: u32 = 1 << 12;
     pub const MEMFD: u32 = 1 << 14;
+    /// What the kernel itself puts into every address space.
+    pub const KERNELS: u32 = VSYSCALL | VDSO | VVAR;
 }
 
 /// madvise(2) advice that shows in VmFlags, and its number. In `VmaEntry::madv`, advice N is bit N.
@@ -80,7 +82,7 @@ pub fn dump(
             ..VmaEntry::default()
         };
         match mapping.name.as_slice() {
-            b"[vsyscall]" => entry.status |= status::VSYSCALL,
+            b"[vsyscall]" => entry.status = status::VSYSCALL,
             b"[vdso]" => entry.status |= status::VDSO,
             name if name.starts_with(b"[vvar") => entry.status |= status::VVAR,
             _ if mapping.inode == 0 => anonymous(&mut entry, mapping),
@@ -92,8 +94,11 @@ pub fn dump(
             }
             name => file(&mut entry, files, pid, mapping, name)?,
         }
-        if entry.status & (status::VDSO | status::VVAR) != 0 {
+        if entry.status & status::KERNELS != 0 {
+            // As criu has it: the kernel's own pages look like private anonymous ones.
+            entry.status |= status::ANON_PRIVATE;
             entry.flags |= libc::MAP_ANONYMOUS as u32;
+            entry.madv = None;
         }
         if let Some(range) = range(&entry) {
             dumped.ranges.push(range);
@@ -195,7 +200,8 @@ fn range(entry: &VmaEntry) -> Option<DumpRange> {
     let droppable = entry.flags & libc::MAP_TYPE as u32 == MAP_DROPPABLE as u32;
     let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
     let all = entry.status & status::VDSO != 0;
-    (private || all).then(|| DumpRange {
+    let wanted = all || (private && entry.status & status::KERNELS == 0);
+    wanted.then(|| DumpRange {
         range: entry.start..entry.end,
         file: entry.status & status::FILE_PRIVATE != 0,
         all,

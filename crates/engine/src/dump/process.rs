@@ -259,20 +259,29 @@ fn mm(world: &mut World<'_>, pid: i32, inside: &Inside, space: &mappings::Dumped
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: world.files.path(pid, "exe", 0)?,
-        mm_saved_auxv: auxv
-            .chunks_exact(8)
-            .map(|word| {
-                word.iter()
-                    .rev()
-                    .fold(0, |value, &byte| value << 8 | u64::from(byte))
-            })
-            .collect(),
+        mm_saved_auxv: auxiliary_vector(&auxv),
         vmas: space.entries.clone(),
         dumpable: Some(inside.dumpable),
         aios: Vec::new(),
         thp_disabled: Some(inside.thp_disabled),
     };
     Ok(world.set.write_one(Kind::Mm, Some(pid as u64), &entry)?)
+}
+
+/// The pairs of the auxiliary vector (getauxval(3)) up to its end; /proc shows the kernel's whole buffer.
+fn auxiliary_vector(raw: &[u8]) -> Vec<u64> {
+    const AT_NULL: u64 = 0;
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte))
+    };
+    raw.chunks_exact(16)
+        .map(|pair| [word(&pair[..8]), word(&pair[8..])])
+        .take_while(|[kind, _]| *kind != AT_NULL)
+        .flatten()
+        .collect()
 }
 
 fn summary(one: &FrozenProcess, status: &Status, descriptors: usize) -> Result<ProcessSummary> {

@@ -50,7 +50,7 @@ pub fn find_scratch<'a>(spaces: impl Iterator<Item = &'a MmEntry>) -> Result<u64
 }
 
 fn is_special(vma: &VmaEntry) -> bool {
-    vma.status & (status::VDSO | status::VVAR | status::VSYSCALL) != 0
+    vma.status & status::KERNELS != 0
 }
 
 /// The files that mappings want, each with the access it needs.
@@ -297,7 +297,7 @@ impl Apart {
 /// The advice that would change what children inherit: given when all children exist.
 pub fn late_advice(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
     let early = 1u64 << libc::MADV_HUGEPAGE | 1 << libc::MADV_NOHUGEPAGE;
-    for vma in &mm.vmas {
+    for vma in mm.vmas.iter().filter(|vma| !is_special(vma)) {
         let bits = vma.madv.unwrap_or(0) & !early;
         for advice in (0..64u64).filter(|advice| bits & 1 << advice != 0) {
             puppet.must(
@@ -322,23 +322,34 @@ fn vdso(puppet: &Puppet, mm: &MmEntry, kept: &[bool]) -> Result<()> {
     let start = mm.vmas[first].start;
     let args = [ARCH_MAP_VDSO_64, start, 0, 0, 0, 0];
     puppet.must("arch_prctl (map the vdso)", libc::SYS_arch_prctl, args)?;
-    let wanted: Vec<Range<u64>> = mm
-        .vmas
-        .iter()
-        .filter(|vma| parts(vma))
-        .map(|vma| vma.start..vma.end)
-        .collect();
-    let made: Vec<Range<u64>> = maps::read_all(puppet.pid)?
-        .iter()
-        .filter(|mapping| mapping.is("[vdso]") || mapping.name.starts_with(b"[vvar"))
-        .map(|mapping| mapping.start..mapping.end)
-        .collect();
+    // How many mappings the data pages are is told differently by different dumpers; where they are is what matters.
+    let span = |parts: &mut dyn Iterator<Item = Range<u64>>| {
+        parts.fold(None, |span: Option<Range<u64>>, part| {
+            Some(span.map_or(part.start, |span| span.start)..part.end)
+        })
+    };
+    let wanted = span(
+        &mut mm
+            .vmas
+            .iter()
+            .filter(|vma| parts(vma))
+            .map(|vma| vma.start..vma.end),
+    );
+    let here = maps::read_all(puppet.pid)?;
+    let made =
+        |mapping: &&maps::Mapping| mapping.is("[vdso]") || mapping.name.starts_with(b"[vvar");
+    let made = span(
+        &mut here
+            .iter()
+            .filter(made)
+            .map(|mapping| mapping.start..mapping.end),
+    );
     if wanted == made {
         return Ok(());
     }
     Err(Error::NotRestorable {
         what: format!(
-            "pid {}: its vdso is laid out differently on this kernel ({wanted:x?}, here {made:x?})",
+            "pid {}: its vdso is laid out differently on this kernel",
             puppet.pid
         ),
     })

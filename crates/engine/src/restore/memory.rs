@@ -42,7 +42,11 @@ impl Contents {
     /// Reads the page map of `pid` and lays it over its mappings. `inherited` tells which of those came from the parent.
     pub fn read(set: &SetReader, pid: i32, mm: &MmEntry, inherited: &[bool]) -> Result<Self> {
         let map = Pagemap::read(set, Kind::Pagemap, pid as u64)?;
-        if map.runs.iter().any(|run| run.in_parent() || run.is_lazy()) {
+        if map
+            .runs
+            .iter()
+            .any(|run| run.in_parent() || !run.is_present() && run.is_lazy())
+        {
             return Err(Error::NotRestorable {
                 what: format!("pagemap-{pid}: pages that are in another image set"),
             });
@@ -262,7 +266,7 @@ pub fn drop_inherited(
         .vmas
         .iter()
         .zip(inherited)
-        .filter(|(vma, kept)| **kept && vma.status & status::VVAR == 0)
+        .filter(|(vma, kept)| **kept && vma.status & status::KERNELS == 0)
     {
         if vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) == 0 {
             continue;

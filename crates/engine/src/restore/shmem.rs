@@ -58,7 +58,11 @@ impl Shared {
             let file = File::options()
                 .write(true)
                 .open(&path)
-                .map_err(|source| Error::Path { operation: "open", path, source })?;
+                .map_err(|source| Error::Path {
+                    operation: "open",
+                    path,
+                    source,
+                })?;
             shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
         }
         Ok(shared)
