@@ -1,0 +1,40 @@
+//! Descriptors of every kind that is supported.
+
+use crate::harness::scene::survives;
+use crate::harness::{Program, Test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("files::flags_and_positions", |c| {
+            survives(c, Program::native("files"))
+        }),
+        Test::new("files::shared_descriptions", |c| {
+            survives(c, Program::native("shared_files"))
+        }),
+        Test::new("files::owners_and_signals", |c| {
+            survives(c, Program::native("owners"))
+        }),
+        Test::new("files::pipes", |c| survives(c, Program::native("pipes"))),
+        Test::new("files::fifos", |c| survives(c, Program::native("fifos"))),
+        Test::new("files::numbers_through_three_processes", |c| {
+            survives(c, Program::native("relay"))
+        }),
+        Test::new("files::eventfd", |c| {
+            survives(c, Program::native("eventfds"))
+        }),
+        Test::new("files::signalfd", |c| {
+            survives(c, Program::native("signalfds"))
+        }),
+        Test::new("files::timerfd", |c| {
+            survives(c, Program::native("timerfds"))
+        }),
+        Test::new("files::epoll", |c| survives(c, Program::native("epolls"))),
+        Test::new("files::epoll_of_a_file_under_another_number", |c| {
+            survives(c, Program::native("epoll_of_a_copy"))
+        }),
+        Test::new("files::memfd", |c| survives(c, Program::native("memfds"))),
+        Test::new("files::no_standard_streams", |c| {
+            survives(c, Program::native("silent"))
+        }),
+    ]
+}

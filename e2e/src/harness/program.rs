@@ -1,0 +1,133 @@
+//! A target program to be started.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::Context;
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// One of the C programs in `targets/`.
+    Native(&'static str),
+    /// One of those in [`crate::targets`].
+    Own(&'static str),
+    /// Anything else, found in the PATH. It learns the directory from the environment: `DIR`.
+    Command(&'static str),
+}
+
+/// A target program with its arguments.
+#[derive(Clone, Debug)]
+pub struct Program {
+    source: Source,
+    arguments: Vec<String>,
+    /// Parts of a snapshot that may differ because the program goes on: see [`super::snapshot`].
+    pub ignoring: Vec<&'static str>,
+    /// Stay in the session of the test instead of leading one.
+    pub same_session: bool,
+    /// The exit code it ends with when all is well.
+    pub exit_code: i32,
+}
+
+impl Program {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            arguments: Vec::new(),
+            ignoring: Vec::new(),
+            same_session: false,
+            exit_code: 0,
+        }
+    }
+
+    /// One of the C programs.
+    pub fn native(name: &'static str) -> Self {
+        Self::new(Source::Native(name))
+    }
+
+    /// One of this program's own targets.
+    pub fn own(name: &'static str) -> Self {
+        Self::new(Source::Own(name))
+    }
+
+    /// A program of the system.
+    pub fn command(name: &'static str) -> Self {
+        Self::new(Source::Command(name))
+    }
+
+    /// A shell script.
+    pub fn shell(script: &str) -> Self {
+        Self::command("sh").arg("-c").arg(script)
+    }
+
+    /// With one more argument.
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Not comparing parts of the snapshots.
+    pub fn ignoring(mut self, parts: &[&'static str]) -> Self {
+        self.ignoring.extend(parts);
+        self
+    }
+
+    /// In the session that the test is in.
+    pub fn in_same_session(mut self) -> Self {
+        self.same_session = true;
+        self
+    }
+
+    /// Ending with a certain exit code.
+    pub fn exits_with(mut self, code: i32) -> Self {
+        self.exit_code = code;
+        self
+    }
+
+    /// The program and its arguments as words of a command line.
+    pub fn words(&self, context: &Context, directory: &Path) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = match &self.source {
+            Source::Native(name) => {
+                vec![
+                    context.native_programs()?.into(),
+                    name.into(),
+                    directory.into(),
+                ]
+            }
+            Source::Own(name) => {
+                vec![
+                    std::env::current_exe()?.into(),
+                    "target".into(),
+                    name.into(),
+                    directory.into(),
+                ]
+            }
+            Source::Command(name) => vec![name.into()],
+        };
+        words.extend(self.arguments.iter().map(OsString::from));
+        Ok(words)
+    }
+
+    /// A command that starts the program with no descriptor but the standard streams, which lead to /dev/null and to the
+    /// directory's log.
+    pub fn launch(&self, context: &Context, directory: &Path) -> Result<Command> {
+        let mut command = Command::new(context.native_programs()?);
+        command.arg("launch");
+        if self.same_session {
+            command.arg("same-session");
+        }
+        let log = directory.join("log");
+        let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        command
+            .args(self.words(context, directory)?)
+            .current_dir("/")
+            .env("DIR", directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+}

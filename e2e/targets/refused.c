@@ -1,0 +1,105 @@
+/* Trees with things that a checkpoint cannot take yet. Each waits to find out that nothing has happened to it. */
+#include "common.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <stddef.h>
+
+static struct {
+    atomic_int settled;
+    atomic_int fds[4];
+    _Atomic pid_t pids[4];
+} *board;
+
+/* Writes `pid fd` lines for the test to compare with. */
+static void tell(void) {
+    FILE *file = fopen(in_directory("expected"), "w");
+    ASSURE(file != NULL);
+    for (int i = 0; i < 4; i++)
+        if (board->pids[i] != 0)
+            fprintf(file, "%d %d\n", (int)board->pids[i], (int)board->fds[i]);
+    fclose(file);
+}
+
+static void put(int index, int fd) {
+    board->fds[index] = fd;
+    board->pids[index] = getpid();
+}
+
+static int with_ring(void *unused) {
+    (void)unused;
+    uint8_t parameters[120] = {0};
+    int fd = (int)syscall(SYS_io_uring_setup, 4, parameters);
+    if (fd >= 0)
+        put(2, fd);
+    int watch = MUST(inotify_init1(IN_CLOEXEC)), high = MUST(fcntl(watch, F_DUPFD, 200));
+    close(watch);
+    put(3, high);
+    board->settled++;
+    await_go();
+    CHECK(fcntl(high, F_GETFD) >= 0);
+    return 0;
+}
+
+TARGET(unsupported) {
+    board = share(4096);
+    int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    MUST(bind(listener, (struct sockaddr *)&address, sizeof address));
+    MUST(listen(listener, 1));
+    put(0, listener);
+    pid_t pid = child(with_ring, NULL);
+    await_count(&board->settled, 1);
+    tell();
+    ready();
+    await_go();
+    struct sockaddr_in now;
+    socklen_t length = sizeof now;
+    WORKS(getsockname(listener, (struct sockaddr *)&now, &length));
+    expect_exit(pid, 0);
+    return done();
+}
+
+/* A child in other namespaces. */
+static int elsewhere(void *unused) {
+    (void)unused;
+    MUST(unshare(CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWNS));
+    put(0, -1);
+    board->settled++;
+    await_go();
+    return 0;
+}
+
+TARGET(other_namespaces) {
+    board = share(4096);
+    pid_t pid = child(elsewhere, NULL);
+    await_count(&board->settled, 1);
+    tell();
+    ready();
+    await_go();
+    expect_exit(pid, 0);
+    return done();
+}
+
+/* A filter of system calls that forbids what a tracer would like the task to do. */
+TARGET(filtered) {
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTNAM),
+    };
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    ready();
+    await_go();
+    FAILS(syscall(SYS_prctl, PR_GET_DUMPABLE), ENOTNAM);
+    FAILS(syscall(SYS_munmap, 0, 4096), ENOTNAM);
+    return done();
+}
