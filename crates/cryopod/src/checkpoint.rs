@@ -213,9 +213,10 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         std::fs::create_dir_all(dir.path().join("checkpoints/web/v1")).unwrap();
         let choose = |options| choose_name(&store, &options, 1, Timestamp::now());
-        assert_eq!(
-            choose(options("v1", false)).unwrap_err().kind(),
-            ErrorKind::Busy
+        let refused = choose(options("v1", false)).unwrap_err();
+        assert!(
+            matches!(refused, Error::Store(cryopod_store::Error::Exists { .. })),
+            "{refused}"
         );
         assert!(choose(options("v1", true)).is_ok());
         assert!(choose(options("v2", false)).is_ok());

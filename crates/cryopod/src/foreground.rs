@@ -1,6 +1,7 @@
 //! Standing in for a child in the foreground: passing signals on to it, and learning how it ended.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use cryopod_sys::wait::Status;
 use cryopod_sys::{Errno, process, signal, wait as sys_wait};
@@ -147,7 +148,7 @@ pub fn start_session() -> Result<()> {
 }
 
 /// Ends the child `pid` and all its descendants, and collects its end. Everything is stopped first, so that nothing is
-/// made while it is being ended.
+/// made while it is being ended. When this returns they have all ended, unless the kernel takes longer than seconds.
 ///
 /// # Errors
 ///
@@ -157,22 +158,54 @@ pub fn kill(pid: i32) -> Result<()> {
     let mut next = vec![pid];
     while let Some(one) = next.pop() {
         // One that is gone has no children, and needs no signal.
-        let _ = process::kill(one, SIGSTOP);
-        next.extend(children(one));
-        tree.push(one);
+        if let Ok(pidfd) = process::pidfd_open(one) {
+            let _ = process::pidfd_kill(pidfd.as_fd(), SIGSTOP);
+            next.extend(children(one));
+            tree.push(pidfd);
+        }
     }
-    for &one in &tree {
-        let _ = process::kill(one, SIGKILL);
+    for pidfd in &tree {
+        let _ = process::pidfd_kill(pidfd.as_fd(), SIGKILL);
+    }
+    for pidfd in &tree {
+        let patience = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&patience));
     }
     let failed = |errno: Errno| Error::Child {
         operation: "wait for",
         pid,
         source: errno.into(),
     };
-    loop {
-        match sys_wait::wait(pid, false).map_err(failed)? {
-            Some((_, Status::Exited(_) | Status::Signaled(..))) => return Ok(()),
-            _ => {}
+    while let Some((_, status)) = sys_wait::wait(pid, false).map_err(failed)? {
+        if matches!(status, Status::Exited(_) | Status::Signaled(..)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `pid` has ended: nothing is left of it, or only its exit code.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    // The name before the state may have parentheses of its own.
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| matches!(rest.trim_start().as_bytes().first(), Some(b'Z' | b'X')))
+}
+
+/// Waits until nothing is left of those of `pids` that have ended. Orphans are collected by init, in its own time. Not
+/// for ever: somebody may never collect them.
+pub(crate) fn await_collected(pids: impl Iterator<Item = i32>) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for pid in pids {
+        let path = format!("/proc/{pid}");
+        while std::path::Path::new(&path).exists() && has_ended(pid) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -230,12 +263,8 @@ mod tests {
             .unwrap();
         let below: i32 = line.trim().parse().unwrap();
         kill(child.id() as i32).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{below}/stat")).unwrap_or_default();
-        // Whoever collects orphans may not have got to it yet.
-        assert!(
-            state.is_empty() || state.contains(") Z") || state.contains(") X"),
-            "{state}"
-        );
+        assert!(has_ended(below));
+        assert!(!has_ended(std::process::id() as i32));
     }
 
     #[test]

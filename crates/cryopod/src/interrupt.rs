@@ -80,3 +80,10 @@ impl Drop for CancelOnSignal {
         self.stop();
     }
 }
+
+/// Whether a signal has arrived since [`CancelOnSignal::watch`] and was not taken by [`CancelOnSignal::finish`]: the
+/// signals stay noted instead of deadly.
+#[must_use]
+pub fn is_noted() -> bool {
+    signal::is_noted()
+}

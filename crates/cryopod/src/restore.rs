@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use cryopod_engine::{Cancel, Progress, Stdio};
-use cryopod_image::SetReader;
+use cryopod_image::criu::PstreeEntry;
+use cryopod_image::{Kind, SetReader};
 use cryopod_store::{Ref, Store};
 use serde::Serialize;
 
@@ -119,6 +120,7 @@ fn revive(
     cancel: &Cancel,
     started: Instant,
 ) -> Result<Restored> {
+    await_free_pids(set)?;
     let engine_options = cryopod_engine::RestoreOptions {
         stdio: options.stdio,
         leave_stopped: options.leave_stopped,
@@ -140,4 +142,16 @@ fn revive(
         root_pid: made.root_pid,
         report,
     })
+}
+
+/// A tree that ended just now may have left zombies, until whoever inherited them collects them; up to then their pids are
+/// taken.
+fn await_free_pids(set: &SetReader) -> Result<()> {
+    let processes: Vec<PstreeEntry> = set.read_all(Kind::Pstree, None)?;
+    foreground::await_collected(
+        processes
+            .iter()
+            .filter_map(|process| i32::try_from(process.pid).ok()),
+    );
+    Ok(())
 }

@@ -175,7 +175,12 @@ pub(super) const OPTIONS: &[Opt] = &[
         "every dump is a full one, so nothing has to be tracked for it",
     ),
     refused("prev-images-dir", ' ', Required, NO_INCREMENTS),
-    refused("pre-dump-mode", ' ', Required, NO_INCREMENTS),
+    accepted(
+        "pre-dump-mode",
+        ' ',
+        Required,
+        "it chooses how a pre-dump reads memory, and this is none",
+    ),
     refused("auto-dedup", ' ', Switch, "images are kept as they are"),
     accepted(
         "ghost-fiemap",

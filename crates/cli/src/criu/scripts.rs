@@ -67,12 +67,15 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    #[expect(
+        clippy::field_reassign_with_default,
+        reason = "other fields are private to their module"
+    )]
     fn settings(dir: &Path, script: &str) -> Settings {
-        Settings {
-            images_dir: dir.to_owned(),
-            scripts: vec![script.into()],
-            ..Settings::default()
-        }
+        let mut settings = Settings::default();
+        settings.images_dir = dir.to_owned();
+        settings.scripts = vec![script.into()];
+        settings
     }
 
     #[test]
