@@ -248,10 +248,19 @@ fn killed_while_it_restores(context: &Context) -> Result<()> {
     scene.finish()
 }
 
-/// Ends the target's processes, to restore them again.
+/// Ends the target's processes, to restore them again: all at once, or the last ones would see the first ones die.
 fn end(scene: &Scene) -> Result<()> {
-    for pid in processes::tree(scene.root) {
-        processes::signal(pid, Signal::KILL)?;
+    let pids = processes::tree(scene.root);
+    for by in [Signal::STOP, Signal::KILL] {
+        for pid in &pids {
+            processes::signal(*pid, by)?;
+        }
+        let stopped = |pid: &i32| {
+            processes::Stat::read(&pid.to_string()).is_ok_and(|stat| stat.state() == "T")
+        };
+        poll::until_true("the target to stop", || {
+            by == Signal::KILL || pids.iter().all(stopped)
+        })?;
     }
     scene.await_nothing_left()
 }

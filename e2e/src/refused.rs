@@ -117,7 +117,7 @@ fn traced_by_somebody(context: &Context) -> Result<()> {
         "target:traced",
         "--json",
     ])?;
-    let ran = ran.failed("busy")?;
+    let ran = ran.failed_as_one_of(&["busy", "unsupported"])?;
     // The child and who has it.
     for pid in &before.pids {
         ensure!(

@@ -170,7 +170,7 @@ static void lower_limits(void) {
 
 /* Limits below what the process uses already. */
 static void strangle(void) {
-    static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_FSIZE,
+    static const int limits[] = {RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_FSIZE,
                                  RLIMIT_SIGPENDING, RLIMIT_NPROC};
     struct rlimit none = {0, 0};
     for (unsigned i = 0; i < sizeof limits / sizeof *limits; i++)

@@ -44,6 +44,7 @@ TARGET(itimers) {
         MUST(setitimer(kinds[i], &value, NULL));
     }
     /* A second process whose timers tick, and a third one without any. */
+    atomic_int *settled = share(4096);
     pid_t ticking = MUST(fork());
     if (ticking == 0) {
         signal(SIGALRM, tick);
@@ -52,6 +53,7 @@ TARGET(itimers) {
         struct itimerval value = {.it_value = {0, 2000}, .it_interval = {0, 2000}};
         for (int i = 0; i < 3; i++)
             MUST(setitimer(kinds[i], &value, NULL));
+        *settled = 1;
         while (!go())
             ;
         for (int i = 0; i < 3; i++)
@@ -67,6 +69,7 @@ TARGET(itimers) {
         }
         _exit(0);
     }
+    await_count(settled, 1);
     int64_t since = now_ns(CLOCK_MONOTONIC);
     for (int i = 0; i < 3; i++)
         MUST(getitimer(kinds[i], &before[i]));

@@ -236,6 +236,11 @@ impl Ran {
 
     /// Must have failed in a certain way, with the exit code of that way.
     pub fn failed(self, kind: &str) -> Result<Self> {
+        self.failed_as_one_of(&[kind])
+    }
+
+    /// Must have failed in one of several ways.
+    pub fn failed_as_one_of(self, kinds: &[&str]) -> Result<Self> {
         let Some(code) = self.status.code() else {
             bail!(
                 "it was killed by signal {:?}: {self:?}",
@@ -244,20 +249,19 @@ impl Ran {
         };
         ensure!(
             code != 0,
-            "it succeeded where `{kind}` was expected: {self:?}"
+            "it succeeded where {kinds:?} was expected: {self:?}"
         );
         let document = self.document()?;
         let found = find(&document, "kind")
             .and_then(Value::as_str)
-            .unwrap_or("(none)")
-            .to_owned();
+            .unwrap_or("(none)");
         ensure!(
-            found == kind,
-            "the error is `{found}`, not `{kind}`: {self:?}"
+            kinds.contains(&found),
+            "the error is `{found}`, not {kinds:?}: {self:?}"
         );
         ensure!(
-            exit_code_of(kind) == Some(code),
-            "exit code {code} for `{kind}`: {self:?}"
+            exit_code_of(found) == Some(code),
+            "exit code {code} for `{found}`: {self:?}"
         );
         Ok(self)
     }

@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -29,6 +31,8 @@ pub struct Scene<'a> {
 
 /// How many lines of a difference are shown.
 const LINES_SHOWN: usize = 40;
+/// How often to look before a difference is one.
+const LOOKS: u32 = 40;
 
 impl<'a> Scene<'a> {
     /// Starts a program and waits until it has set everything up.
@@ -121,25 +125,32 @@ impl<'a> Scene<'a> {
         Snapshot::take(self.root)
     }
 
-    /// The tree must be as it was: nothing differs and nobody traces it.
+    /// The tree must be as it was: nothing differs and nobody traces it. It may take a moment to get there: a thread that
+    /// waits for signals, for example, has another mask while it does so.
     pub fn same_as(&self, before: &Snapshot, when: &str) -> Result<()> {
-        let after = self
-            .snapshot()
-            .with_context(|| format!("{when}\n{}", self.words()))?;
-        let traced = after.traced();
-        ensure!(traced.is_empty(), "{when}: traced: {traced:?}");
-        let differences = before.differences(&after, &self.program.ignoring);
-        if !differences.is_empty() {
-            let mut shown = differences.clone();
-            shown.truncate(LINES_SHOWN);
-            bail!(
-                "{when}: {} differences:\n  {}\n{}",
-                differences.len(),
-                shown.join("\n  "),
-                self.words()
-            );
+        let mut differences = Vec::new();
+        for _ in 0..LOOKS {
+            let after = self
+                .snapshot()
+                .with_context(|| format!("{when}\n{}", self.words()))?;
+            differences = after
+                .traced()
+                .iter()
+                .map(|who| format!("{who}: traced"))
+                .collect();
+            differences.extend(before.differences(&after, &self.program.ignoring));
+            if differences.is_empty() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
+        let shown = &differences[..differences.len().min(LINES_SHOWN)];
+        bail!(
+            "{when}: {} differences:\n  {}\n{}",
+            differences.len(),
+            shown.join("\n  "),
+            self.words()
+        )
     }
 
     /// Takes a checkpoint and leaves the target running.

@@ -187,14 +187,18 @@ impl Taker {
         for (number, what) in STAT_OF_PROCESS {
             self.put(name(what), stat.field(*number));
         }
-        if stat.state() == "Z" {
+        // One whose first thread has ended, but not all of them, is no zombie yet.
+        let is_zombie = stat.state() == "Z" && !processes::is_alive(pid);
+        if is_zombie {
             self.put(name("exit code"), stat.field(52));
+            self.put(name("comm"), read(&format!("/proc/{pid}/comm")));
+            let status = read(&format!("/proc/{pid}/status"));
+            let user = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            self.put(name("user"), user.unwrap_or_default().trim());
+            return Ok(());
         }
         for task in processes::numbers_in(&format!("/proc/{pid}/task"))? {
             self.thread(pid, task)?;
-        }
-        if stat.state() == "Z" {
-            return Ok(());
         }
         for file in FILES {
             self.put(name(file), read(&format!("/proc/{pid}/{file}")));
@@ -268,10 +272,10 @@ impl Taker {
                     if let (Some(flags), Some((name, mut value))) =
                         (line.strip_prefix("VmFlags:"), current.clone())
                     {
-                        // Soft-dirty is about use.
+                        // Soft-dirty is about use, accounting about what the mapping has been.
                         let flags: Vec<&str> = flags
                             .split_whitespace()
-                            .filter(|flag| *flag != "sd")
+                            .filter(|flag| !matches!(*flag, "sd" | "ac"))
                             .collect();
                         let _ = write!(value, " [{}]", flags.join(" "));
                         self.put(name, value);
@@ -331,18 +335,30 @@ impl Taker {
     }
 }
 
-/// `tfd: 5 events: 19 data: 7 pos:0 ino:2 sdev:9` without what says where the file is.
+/// `tfd: 5 events: 19 data: 7 pos:0 ino:2 sdev:9` without what says where the file is, and without the events that
+/// nobody has to ask for: the kernel adds them to whatever is asked for, and takes them from what has fired for once.
 fn epoll_entry(line: &str) -> String {
-    let end = line.find("pos:").unwrap_or(line.len());
-    line[..end].split_whitespace().collect::<Vec<_>>().join(" ")
+    const UNASKED: u32 = 0x18;
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, fd, _, events, _, data, ..] = fields[..] else {
+        return line.to_owned();
+    };
+    let events = u32::from_str_radix(events, 16).unwrap_or(0) & !UNASKED;
+    format!("tfd: {fd} events: {events:x} data: {data}")
 }
 
+/// What a file holds; bytes that are no text are escaped.
 fn read(path: &str) -> String {
-    match fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .unwrap_or_else(|error| error.as_bytes().escape_ascii().to_string()),
-        Err(error) => format!("({error})"),
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return format!("({error})"),
+    };
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().escape_ascii().map(char::from));
     }
+    text
 }
 
 fn read_link(path: &str) -> String {
