@@ -49,6 +49,7 @@ pub(crate) struct Global {
         global = true,
         value_name = "DIR",
         env = "CRYOPOD_STORE",
+        hide_env_values = true,
         default_value = "/var/lib/cryopod"
     )]
     #[arg(help_heading = "Global options")]
@@ -62,13 +63,14 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub(crate) verbose: u8,
 
-    /// What to tell on standard error: error, warn, info, debug, trace, or filters such as cryopod_engine=debug
+    /// What to tell on standard error unless there is a -v: error, warn (default), info, debug, trace, or filters such as
+    /// cryopod_engine=debug
     #[arg(
         long,
         global = true,
         value_name = "LEVEL",
         env = "CRYOPOD_LOG",
-        conflicts_with = "verbose"
+        hide_env_values = true
     )]
     #[arg(help_heading = "Global options")]
     pub(crate) log_level: Option<String>,
@@ -83,7 +85,7 @@ pub(crate) enum Command {
     /// nothing new. What cannot be checkpointed is listed before anything is touched.
     #[command(after_help = "\
 Examples:
-  cryopod checkpoint 1234                      as COMMAND:TIME, for example python3:20261121T051530.123Z
+  cryopod checkpoint 1234                      as COMMAND:TIME: python3:20261121T051530.123Z
   cryopod checkpoint pid:1234 web              as web:TIME
   cryopod checkpoint 1234 web:before-upgrade   as exactly that
   cryopod checkpoint --stop 1234 web           end the program once its checkpoint is safely stored
@@ -263,5 +265,39 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    /// The help for one command, or for all of it, as on a terminal of a hundred columns.
+    fn help(name: &str) -> String {
+        let mut command = Args::command().term_width(100);
+        command.build();
+        let text = match command.find_subcommand_mut(name) {
+            Some(sub) => sub.render_long_help(),
+            None => command.render_long_help(),
+        };
+        text.to_string()
+    }
+
+    #[test]
+    fn the_help_teaches() {
+        let mut all = String::new();
+        for name in [
+            "",
+            "checkpoint",
+            "restore",
+            "ls",
+            "inspect",
+            "rm",
+            "doctor",
+            "run",
+            "criu",
+            "demo",
+        ] {
+            all.push_str(&format!("$ cryopod {name} --help\n"));
+            // clap leaves blanks at the ends of lines, editors do not.
+            all.extend(help(name).lines().flat_map(|line| [line.trim_end(), "\n"]));
+            all.push('\n');
+        }
+        insta::assert_snapshot!("help", all);
     }
 }

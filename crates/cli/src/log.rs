@@ -7,12 +7,12 @@ use crate::failure::Failure;
 
 /// Starts logging as the options say: warnings by default.
 pub(crate) fn start(options: &Global) -> Result<(), Failure> {
-    let level = match (&options.log_level, options.verbose) {
-        (Some(level), _) => level.as_str(),
-        (None, 0) => "warn",
-        (None, 1) => "info",
-        (None, 2) => "debug",
-        (None, _) => "trace",
+    let level = match (options.verbose, &options.log_level) {
+        (0, Some(level)) => level.as_str(),
+        (0, None) => "warn",
+        (1, _) => "info",
+        (2, _) => "debug",
+        _ => "trace",
     };
     let filter = EnvFilter::builder()
         .parse(level)

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use cryopod::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::format;
+
 /// What is over sooner is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -59,6 +61,7 @@ impl Progress for Bars {
                 phase.bar = Some(phase.draw());
             }
             if let Some(bar) = &phase.bar {
+                bar.set_message(phase.rate());
                 bar.set_position(phase.done_bytes);
             }
         }
@@ -79,14 +82,23 @@ impl Drop for Bars {
 }
 
 impl Phase {
+    /// How fast it has been so far. The bar's own estimate knows nothing of the time before there was a bar.
+    fn rate(&self) -> String {
+        let bytes_per_second =
+            self.done_bytes as f64 / self.started.elapsed().as_secs_f64().max(f64::EPSILON);
+        format!("{}/s", format::bytes(bytes_per_second as u64))
+    }
+
     fn draw(&self) -> ProgressBar {
         let template = match self.total_bytes {
-            Some(_) => "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
-            None => "{prefix} {bytes} {bytes_per_sec}",
+            Some(_) => "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {msg}",
+            None => "{prefix} {binary_bytes} {msg}",
         };
-        let bar = ProgressBar::with_draw_target(self.total_bytes, ProgressDrawTarget::stderr())
-            .with_prefix(self.name.clone())
-            .with_elapsed(self.started.elapsed());
+        let bar =
+            ProgressBar::with_draw_target(self.total_bytes, ProgressDrawTarget::stderr_with_hz(10))
+                .with_prefix(self.name.clone())
+                .with_message(self.rate())
+                .with_position(self.done_bytes);
         match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,

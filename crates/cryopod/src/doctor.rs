@@ -75,8 +75,11 @@ pub fn examine(store: Option<&Path>) -> Examination {
     }
 }
 
+/// Finds out whether something is there.
+pub type Probe = fn() -> bool;
+
 /// Features by the names that criu gives them, and how to find out whether this machine has them.
-pub const FEATURES: &[(&str, fn() -> bool)] = &[
+pub const FEATURES: &[(&str, Probe)] = &[
     ("mem_dirty_track", || soft_dirty().have),
     ("uffd", || userfaultfd().have),
     ("pagemap_scan", || pagemap().have),

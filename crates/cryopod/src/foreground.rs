@@ -232,6 +232,10 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Child, Command, Stdio};
 
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it is for the tests to wait, each in its own way"
+    )]
     fn piped(script: &str) -> Child {
         Command::new("sh")
             .args(["-c", script])
@@ -242,8 +246,7 @@ mod tests {
     }
 
     fn run(script: &str) -> ExitStatus {
-        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        wait(child.id() as i32).unwrap()
+        wait(piped(script).id() as i32).unwrap()
     }
 
     #[test]

@@ -67,10 +67,6 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    #[expect(
-        clippy::field_reassign_with_default,
-        reason = "other fields are private to their module"
-    )]
     fn settings(dir: &Path, script: &str) -> Settings {
         let mut settings = Settings::default();
         settings.images_dir = dir.to_owned();
