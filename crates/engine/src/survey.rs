@@ -15,7 +15,7 @@ use crate::dump::files::kind::{Kind, classify};
 use crate::dump::files::problem;
 use crate::dump::files::seen::{Seen, is_gone};
 use crate::dump::files::streams::Streams;
-use crate::error::{Error, Result, Unsupported};
+use crate::error::{Error, ErrorKind, Result, Unsupported};
 use crate::proc::{self, maps, maps::Mapping, stat, status::Status};
 
 /// `PF_KTHREAD` of the flags in /proc/PID/stat (linux/sched.h).
@@ -103,6 +103,9 @@ impl Survey<'_> {
             return Ok(());
         }
         if matches!(stat.state, 'Z' | 'X') {
+            if proc::numbers(pid, "task").is_ok_and(|threads| threads.len() > 1) {
+                self.add(pid, None, "its first thread has ended while others live on: not supported");
+            }
             return Ok(());
         }
         let foreign = self.namespaces(pid)?;
@@ -149,11 +152,10 @@ impl Survey<'_> {
             };
             let tracer = status.number("TracerPid").unwrap_or(0);
             if tracer != 0 {
-                let what = format!(
-                    "thread {tid} is traced by pid {tracer}: detach the debugger or strace first"
-                );
-                self.add(pid, None, what);
-                break;
+                return Err(Error::Traced {
+                    pid: tid,
+                    tracer: tracer as i32,
+                });
             }
         }
         Ok(())
@@ -232,6 +234,8 @@ impl Survey<'_> {
             format!("map_files/{:x}-{:x}", mapping.start, mapping.end),
         ) {
             Err(error) if is_gone(&error) => return Ok(()),
+            // These links need a capability (proc_pid_map_files(5)); a dump will say so if it is missing.
+            Err(error) if error.kind() == ErrorKind::Permission => return Ok(()),
             seen => seen?,
         };
         let kind = classify(&seen);
@@ -281,9 +285,10 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     use super::*;
+    use crate::dump::files::tests::Sleeper;
 
     fn options(external_stdio: bool) -> DumpOptions {
         DumpOptions {
@@ -302,33 +307,19 @@ mod tests {
 
     #[test]
     fn a_plain_process_can_be_checkpointed() {
-        let mut child = Command::new("sleep")
-            .arg("1000")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let found = found(survey(child.id() as i32, &options(true)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let own: Vec<_> = found.iter().filter(|one| one.fd != Some(2)).collect();
-        assert!(own.is_empty(), "{own:?}");
+        let sleeper = Sleeper::start(Stdio::null());
+        let found = found(survey(sleeper.pid(), &options(true)));
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]
     fn what_is_in_the_way_is_named_with_its_descriptor() {
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let stdin = Stdio::from(std::os::fd::OwnedFd::from(socket));
-        let mut child = Command::new("sleep")
-            .arg("1000")
-            .stdin(stdin)
-            .spawn()
-            .unwrap();
-        let found = found(survey(child.id() as i32, &options(false)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let sleeper = Sleeper::start(stdin);
+        let found = found(survey(sleeper.pid(), &options(false)));
         let expected = Unsupported {
-            pid: child.id() as i32,
+            pid: sleeper.pid(),
             fd: Some(0),
             what: "socket (AF_UNIX, stream): not supported".into(),
         };

@@ -10,7 +10,7 @@ use cryopod_image::criu::{
 };
 use cryopod_image::set::EntryWriter;
 use cryopod_image::{Kind as Image, SetWriter};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::lazy::Lazy;
@@ -79,7 +79,7 @@ impl<'a> Ghosts<'a> {
             mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
             chunks: chunks.then_some(true),
             size: chunks.then_some(size_bytes),
-            symlnk_target: None,
+            symlnk_target: link_target(seen)?,
         };
         let mut image = self.set.entries(Image::GhostFile, Some(u64::from(ghost)))?;
         image.push(&entry)?;
@@ -99,6 +99,23 @@ impl<'a> Ghosts<'a> {
         }
         Ok(image.finish()?)
     }
+}
+
+/// Where a symbolic link leads; `None` for other files.
+fn link_target(seen: &Seen) -> Result<Option<Vec<u8>>> {
+    if seen.file_type() != FileType::Symlink {
+        return Ok(None);
+    }
+    let path = seen.proc_path();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let target = rustix::fs::open(&path, flags, Mode::empty())
+        .and_then(|link| rustix::fs::readlinkat(link, "", Vec::new()))
+        .map_err(|errno| Error::Path {
+            operation: "read the link behind",
+            path,
+            source: errno.into(),
+        })?;
+    Ok(Some(target.into_bytes()))
 }
 
 /// Stores the parts that are no holes.

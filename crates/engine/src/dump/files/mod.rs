@@ -26,7 +26,7 @@ pub(crate) mod seen;
 mod signalfds;
 pub(crate) mod streams;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timerfds;
 
 use std::collections::HashMap;
@@ -282,7 +282,7 @@ pub(crate) fn problem(
 fn describe(seen: &Seen, kind: &Kind) -> String {
     match kind {
         Kind::Terminal => format!(
-            "terminal {}: supported as a standard stream only",
+            "terminal {}: supported only as a standard stream that leads outside",
             seen.shown()
         ),
         Kind::Socket => format!("{}: not supported", socket(seen)),

@@ -94,6 +94,7 @@ fn check_deleted(seen: &Seen, ghost_limit_bytes: u64) -> std::result::Result<Nam
         )),
         FileType::RegularFile
         | FileType::Directory
+        | FileType::Symlink
         | FileType::Fifo
         | FileType::CharacterDevice => Ok(Name::Deleted(seen.undeleted_name().to_vec())),
         _ => Err(format!("file {shown}: deleted")),

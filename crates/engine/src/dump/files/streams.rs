@@ -133,9 +133,10 @@ pub(super) fn dump(one: &Description<'_>) -> FileEntry {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
+    use std::process::Stdio;
 
     use super::*;
+    use crate::dump::files::tests::Sleeper;
 
     fn options() -> DumpOptions {
         DumpOptions {
@@ -144,8 +145,8 @@ mod tests {
         }
     }
 
-    fn leads_outside(child: &Child, pids: &[i32], fd: i32) -> bool {
-        let seen = Seen::descriptor(child.id() as i32, fd).unwrap();
+    fn leads_outside(sleeper: &Sleeper, pids: &[i32], fd: i32) -> bool {
+        let seen = Seen::descriptor(sleeper.pid(), fd).unwrap();
         Streams::scan(pids, &options())
             .unwrap()
             .lead_outside(&seen, &classify(&seen))
@@ -153,20 +154,13 @@ mod tests {
 
     #[test]
     fn a_pipe_to_somebody_else_leads_outside_and_one_within_does_not() {
-        let mut child = Command::new("sleep")
-            .arg("1000")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (pid, own) = (child.id() as i32, std::process::id() as i32);
+        let sleeper = Sleeper::start(Stdio::null());
+        let (pid, own) = (sleeper.pid(), std::process::id() as i32);
         let results = [
-            leads_outside(&child, &[pid], 1),
-            leads_outside(&child, &[pid, own], 1),
-            leads_outside(&child, &[pid], 0),
+            leads_outside(&sleeper, &[pid], 1),
+            leads_outside(&sleeper, &[pid, own], 1),
+            leads_outside(&sleeper, &[pid], 0),
         ];
-        child.kill().unwrap();
-        child.wait().unwrap();
         assert_eq!(results, [true, false, false]);
     }
 }

@@ -42,6 +42,7 @@ impl Subject {
             .env(DIRECTORY, directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut numbers = BTreeMap::new();
@@ -94,6 +95,32 @@ impl Drop for Subject {
     }
 }
 
+/// A process that does nothing, with its standard output going into a pipe.
+pub(crate) struct Sleeper(Child);
+
+impl Sleeper {
+    pub(crate) fn start(stdin: Stdio) -> Self {
+        let mut command = Command::new("sleep");
+        command
+            .arg("1000")
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _gone_is_fine = self.0.kill();
+        let _gone_is_fine = self.0.wait();
+    }
+}
+
 /// Everything the child opens, by name. Flags, positions and contents are such that a mistake shows.
 fn open_everything(directory: &Path) -> BTreeMap<&'static str, OwnedFd> {
     let at = |name: &str| directory.join(name);
@@ -125,6 +152,13 @@ fn open_everything(directory: &Path) -> BTreeMap<&'static str, OwnedFd> {
     );
 
     fs::create_dir(at("sub")).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("sub/link")).unwrap();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    files.insert(
+        "gone-link",
+        rustix::fs::open(at("sub/link"), flags, Mode::empty()).unwrap(),
+    );
+    fs::remove_file(at("sub/link")).unwrap();
     let mut gone = File::options()
         .read(true)
         .write(true)
@@ -394,6 +428,8 @@ fn check_contents(
     let gone = read("gone-again");
     assert_eq!(gone.len(), 50_000);
     assert!(gone.starts_with(b"no name, but contents"));
+    let target = rustix::fs::readlinkat(borrow("gone-link"), "", Vec::new()).unwrap();
+    assert_eq!(target.as_bytes(), b"nowhere");
     let seals = rustix::fs::fcntl_get_seals(borrow("memfd")).unwrap();
     assert_eq!(seals, SealFlags::GROW | SealFlags::SHRINK);
 }

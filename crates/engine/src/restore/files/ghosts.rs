@@ -137,6 +137,13 @@ impl Ghosts {
                 self.names.push((name.clone(), AtFlags::REMOVEDIR));
                 Ok(())
             }
+            FileType::Symlink => {
+                let target = entry.symlnk_target.as_deref().unwrap_or_default();
+                rustix::fs::symlinkat(target, CWD, &name)
+                    .map_err(|errno| failed("make", &name, errno))?;
+                self.names.push((name.clone(), AtFlags::empty()));
+                Ok(())
+            }
             FileType::Fifo | FileType::CharacterDevice => {
                 let device = u64::from(entry.rdev.unwrap_or(0));
                 rustix::fs::mknodat(CWD, &name, kind, mode, device)
@@ -234,8 +241,10 @@ fn set_metadata(name: &Path, entry: &GhostFileEntry) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(CWD, name, Some(uid), Some(gid), flags).map_err(errno_failed)?;
-    let mode = Mode::from_raw_mode(entry.mode & 0o7777);
-    rustix::fs::chmodat(CWD, name, mode, AtFlags::empty()).map_err(errno_failed)?;
+    if FileType::from_raw_mode(entry.mode) != FileType::Symlink {
+        let mode = Mode::from_raw_mode(entry.mode & 0o7777);
+        rustix::fs::chmodat(CWD, name, mode, AtFlags::empty()).map_err(errno_failed)?;
+    }
     let (Some(accessed), Some(modified)) = (&entry.atim, &entry.mtim) else {
         return Ok(());
     };

@@ -11,8 +11,9 @@
 //! 5. [`Files::arm`]: when all pids exist; timers run from here on
 //! 6. [`Files::close_high`]: in each task, last
 //!
-//! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `tables`
-//! reads and makes descriptor tables, and `late` is for files that exist only when the tree does.
+//! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `named`
+//! opens one by its path, `tables` reads and makes descriptor tables, and `late` is for files that exist only when the
+//! tree does.
 
 mod entries;
 mod epolls;
@@ -21,6 +22,7 @@ mod fifos;
 mod ghosts;
 mod late;
 mod memfds;
+mod named;
 mod owners;
 mod paths;
 mod pipes;
@@ -42,6 +44,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use self::entries::{check, file_type, owner, status_flags};
 use self::ghosts::{Ghosts, Remap};
 use self::memfds::Memfds;
+use self::named::Named;
 use self::tables::Slot;
 use super::{RestoreOptions, Stdio};
 use crate::error::{Context, Error, Result};
@@ -62,6 +65,9 @@ pub struct Files {
     mapped: HashMap<(u32, u32), OwnedFd>,
     /// Entries whose descriptions are somebody else's: the restorer's own streams.
     joined: BTreeSet<u32>,
+    /// The restorer's own standard streams, by number, for joined entries that are standard streams themselves. A
+    /// terminal is often one description under all three numbers, and the restorer's three may lead to three places.
+    own: BTreeMap<u32, OwnedFd>,
     /// Files of the tree's own processes in /proc, opened by the tasks when these exist; with the root directory that
     /// they start from.
     late: BTreeSet<u32>,
@@ -90,6 +96,7 @@ impl Files {
             opened: BTreeMap::new(),
             mapped: HashMap::new(),
             joined: BTreeSet::new(),
+            own: BTreeMap::new(),
             late: BTreeSet::new(),
             root: None,
             epolls: BTreeMap::new(),
@@ -150,7 +157,7 @@ impl Files {
         for id in ids {
             self.open_entry(set, options, &mut ghosts, id)?;
         }
-        Ok(())
+        self.open_own(options.stdio)
     }
 
     /// Opens a file once more for mappings with `flags` (`VmaEntry::fdflags`), where its own description will not do.
@@ -239,15 +246,11 @@ impl Files {
         let slots: Vec<Slot> = table
             .iter()
             .map(|one| {
-                let from = if self.late.contains(&one.id) {
-                    None
-                } else {
-                    Some(self.descriptor(one.id)?)
-                };
+                let close_on_exec = one.flags & FD_CLOEXEC != 0;
                 Ok(Slot {
                     fd: one.fd,
-                    from,
-                    close_on_exec: one.flags & FD_CLOEXEC != 0,
+                    from: self.source(one)?,
+                    close_on_exec,
                 })
             })
             .collect::<Result<_>>()?;
@@ -464,6 +467,31 @@ impl Files {
         Ok(())
     }
 
+    fn open_own(&mut self, stdio: Stdio) -> Result<()> {
+        if !matches!(stdio, Stdio::Auto | Stdio::Inherit) {
+            return Ok(());
+        }
+        let streams = self.tables.values().flatten();
+        let joined = streams.filter(|one| one.fd <= 2 && self.joined.contains(&one.id));
+        let numbers: BTreeSet<u32> = joined.map(|one| one.fd).collect();
+        for number in numbers {
+            self.own
+                .insert(number, raise(streams::own(number)?, self.base)?);
+        }
+        Ok(())
+    }
+
+    /// The number that a task has inherited what belongs to a descriptor under; `None` when it opens it itself.
+    fn source(&self, one: &FdinfoEntry) -> Result<Option<RawFd>> {
+        if self.late.contains(&one.id) {
+            return Ok(None);
+        }
+        match self.own.get(&one.fd) {
+            Some(own) if self.joined.contains(&one.id) => Ok(Some(own.as_raw_fd())),
+            _ => self.descriptor(one.id).map(Some),
+        }
+    }
+
     /// Which standard stream an entry is, in the first table where it is one.
     fn standard_number(&self, id: u32) -> Option<u32> {
         self.tables
@@ -505,29 +533,6 @@ impl Files {
 }
 
 const FD_CLOEXEC: u32 = libc::FD_CLOEXEC as u32;
-
-/// What is needed to open a file entry by its path.
-struct Named<'a> {
-    set: &'a SetReader,
-    entries: &'a BTreeMap<u32, FileEntry>,
-    remaps: &'a HashMap<u32, Remap>,
-}
-
-impl Named<'_> {
-    fn open(&self, ghosts: &mut Ghosts, reg: &RegFileEntry, flags: u32) -> Result<OwnedFd> {
-        let path = paths::path_of(reg);
-        let open = |path: &Path| paths::open(reg, path, flags);
-        match self.remaps.get(&reg.id) {
-            None => open(path),
-            Some(&Remap::Ghost(id)) => ghosts.open(self.set, id, path, open),
-            Some(Remap::Linked(id)) => {
-                let existing = self.entries.get(id).and_then(|entry| entry.reg.as_deref());
-                let existing = existing.ok_or_else(|| corrupt(reg.id, "its link is not there"))?;
-                ghosts.open_linked(paths::path_of(existing), path, open)
-            }
-        }
-    }
-}
 
 /// Keeps a description, under a number of at least `base`.
 fn keep(opened: &mut BTreeMap<u32, OwnedFd>, base: i32, id: u32, file: OwnedFd) -> Result<()> {

@@ -28,8 +28,8 @@ fn by_access(flags: u32) -> u32 {
     }
 }
 
-/// A duplicate of our own stream; it may be closed.
-fn own(number: u32) -> Result<OwnedFd> {
+/// A duplicate of our own standard stream; where that is closed, /dev/null.
+pub fn own(number: u32) -> Result<OwnedFd> {
     let duplicate = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, 0);
     let duplicated = match number {
         0 => duplicate(std::io::stdin().as_fd()),
