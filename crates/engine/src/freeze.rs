@@ -11,7 +11,7 @@ use cryopod_sys::ptrace::{self, options};
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{Errno, process};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, Unsupported};
 use crate::proc::{self, stat};
 use crate::progress::Cancel;
 
@@ -133,46 +133,56 @@ impl Frozen {
                 Err(Error::NoProcess { .. }) if pid != self.root => continue,
                 Err(error) => return Err(error),
             }
-            queue.extend(proc::children(pid)?);
+            match proc::children(pid) {
+                Ok(children) => queue.extend(children),
+                Err(Error::NoProcess { .. }) if pid != self.root => {}
+                Err(error) => return Err(error),
+            }
         }
         self.await_stops(cancel)?;
         Ok(found)
     }
 
     fn stop_process(&mut self, pid: i32) -> Result<FrozenProcess> {
-        let stat = stat::read(pid)?;
-        let zombie = matches!(stat.state, 'Z' | 'X');
-        let mut threads = Vec::new();
-        if !zombie {
-            loop {
-                let seen = proc::numbers(pid, "task")?;
-                let new: Vec<i32> = seen
-                    .iter()
-                    .copied()
-                    .filter(|tid| !self.seized.contains_key(tid))
-                    .collect();
-                threads = seen;
-                if new.is_empty() {
-                    break;
-                }
-                for tid in new {
-                    self.seize(pid, tid)?;
-                }
+        loop {
+            let stat = stat::read(pid)?;
+            let mut threads = proc::numbers(pid, "task")?;
+            let zombie = matches!(stat.state, 'Z' | 'X');
+            if zombie && threads.len() > 1 {
+                let what = "its first thread has ended while others live on".into();
+                return Err(Error::Unsupported(vec![Unsupported {
+                    pid,
+                    fd: None,
+                    what,
+                }]));
             }
-            // The leader's tid is the pid; the rest in order.
-            threads.sort_by_key(|&tid| (tid != pid, tid));
+            if zombie {
+                threads.clear();
+            }
+            let new: Vec<i32> = threads
+                .iter()
+                .copied()
+                .filter(|tid| !self.seized.contains_key(tid))
+                .collect();
+            if new.is_empty() {
+                // The leader's tid is the pid; the rest in order.
+                threads.sort_by_key(|&tid| (tid != pid, tid));
+                let stop_signal = match self.seized.get(&pid) {
+                    Some(Hold::JobStopped(signal)) => Some(*signal),
+                    _ => None,
+                };
+                return Ok(FrozenProcess {
+                    pid,
+                    ppid: stat.ppid,
+                    threads,
+                    zombie,
+                    stop_signal,
+                });
+            }
+            for tid in new {
+                self.seize(pid, tid)?;
+            }
         }
-        let stop_signal = match self.seized.get(&pid) {
-            Some(Hold::JobStopped(signal)) => Some(*signal),
-            _ => None,
-        };
-        Ok(FrozenProcess {
-            pid,
-            ppid: stat.ppid,
-            threads,
-            zombie,
-            stop_signal,
-        })
     }
 
     fn seize(&mut self, pid: i32, tid: i32) -> Result<()> {
@@ -188,6 +198,8 @@ impl Frozen {
                 ptrace::interrupt(tid).task("interrupt it", tid)
             }
             Err(Errno::SRCH) => Ok(()),
+            // A thread on its way out is refused too; the next look at the process finds it gone.
+            Err(Errno::PERM) if is_ending(pid, tid) => Ok(()),
             Err(errno) => Err(refusal(pid, tid, errno)),
         }
     }
@@ -276,6 +288,14 @@ fn collect_end(tid: i32) {
         if matches!(status, Status::Exited(_) | Status::Signaled(..)) {
             return;
         }
+    }
+}
+
+fn is_ending(pid: i32, tid: i32) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    match stat::read_thread(pid, tid) {
+        Ok(stat) => matches!(stat.state, 'Z' | 'X') || stat.flags & PF_EXITING != 0,
+        Err(_) => true,
     }
 }
 

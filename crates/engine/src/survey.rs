@@ -104,7 +104,11 @@ impl Survey<'_> {
         }
         if matches!(stat.state, 'Z' | 'X') {
             if proc::numbers(pid, "task").is_ok_and(|threads| threads.len() > 1) {
-                self.add(pid, None, "its first thread has ended while others live on: not supported");
+                self.add(
+                    pid,
+                    None,
+                    "its first thread has ended while others live on: not supported",
+                );
             }
             return Ok(());
         }

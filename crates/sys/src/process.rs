@@ -136,6 +136,12 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     check(i64::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
 
+/// tgkill(2).
+pub fn kill_thread(pid: i32, tid: i32, signal: i32) -> Result<()> {
+    // SAFETY: plain integers only.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }).map(drop)
+}
+
 /// pidfd_send_signal(2): cannot hit a reused pid.
 pub fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: plain integers and a null pointer, which the call allows.

@@ -13,6 +13,14 @@ pub fn dump(visit: &mut Visit<'_>, status: &Status) -> Result<CredsEntry> {
         libc::SYS_prctl,
         [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0],
     )?;
+    Ok(CredsEntry {
+        secbits: securebits as u32,
+        ..of_status(status)?
+    })
+}
+
+/// What the status of a thread tells of them: all but the securebits.
+pub fn of_status(status: &Status) -> Result<CredsEntry> {
     let (uids, gids) = (status.numbers("Uid"), status.numbers("Gid"));
     let id = |ids: &[u32], index: usize| ids.get(index).copied().unwrap_or(0);
     let set = |key| {
@@ -34,7 +42,6 @@ pub fn dump(visit: &mut Visit<'_>, status: &Status) -> Result<CredsEntry> {
         cap_eff: set("CapEff")?,
         cap_bnd: set("CapBnd")?,
         cap_amb: set("CapAmb")?,
-        secbits: securebits as u32,
         groups: status.numbers("Groups"),
         no_new_privs: Some(status.number("NoNewPrivs")? as u32),
         ..CredsEntry::default()

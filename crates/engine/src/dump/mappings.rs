@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use cryopod_image::criu::VmaEntry;
+use cryopod_image::criu::{VmaEntry, vma_extra};
 
 use super::files::Files;
 use super::shmem::{SharedFile, Shmem};
@@ -79,6 +79,7 @@ pub fn dump(
             status: status::REGULAR,
             fd: -1,
             madv: Some(advice(mapping)),
+            cryopod_extra: Some(extra(mapping)),
             ..VmaEntry::default()
         };
         match mapping.name.as_slice() {
@@ -99,6 +100,7 @@ pub fn dump(
             entry.status |= status::ANON_PRIVATE;
             entry.flags |= libc::MAP_ANONYMOUS as u32;
             entry.madv = None;
+            entry.cryopod_extra = None;
         }
         if let Some(range) = range(&entry) {
             dumped.ranges.push(range);
@@ -132,6 +134,17 @@ fn advice(mapping: &Mapping) -> u64 {
         .iter()
         .filter(|(flag, _)| mapping.has(flag))
         .fold(0, |bits, (_, advice)| bits | 1 << advice)
+}
+
+/// What VmFlags tell and CRIU's fields do not.
+fn extra(mapping: &Mapping) -> u32 {
+    let bits = [
+        (b"ac", vma_extra::ACCOUNTED),
+        (b"lf", vma_extra::LOCKED_ON_FAULT),
+    ];
+    bits.iter()
+        .filter(|(flag, _)| mapping.has(flag))
+        .fold(0, |bits, (_, bit)| bits | bit)
 }
 
 fn anonymous(entry: &mut VmaEntry, mapping: &Mapping) {

@@ -3,13 +3,16 @@
 use std::collections::HashSet;
 
 use cryopod_image::criu::{
-    CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry, task_state,
+    CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry,
+    ThreadCoreEntry, task_state,
 };
 use cryopod_image::{Kind, SetWriter};
 
 use super::files::Files;
 use super::report::{DumpReport, ProcessSummary};
-use super::{cgroups, ids, mappings, memory, seccomp, shmem, signals, threads, timers};
+use super::{
+    cgroups, credentials, ids, mappings, memory, seccomp, shmem, signals, threads, timers,
+};
 use crate::error::{Error, Result};
 use crate::freeze::FrozenProcess;
 use crate::proc::mem::Mem;
@@ -43,6 +46,7 @@ pub struct World<'a> {
 /// What a process says of itself when asked from inside.
 struct Inside {
     tc: TaskCoreEntry,
+    xcomp_permissions: Option<u64>,
     brk: u64,
     dumpable: i32,
     thp_disabled: bool,
@@ -80,6 +84,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
         if let Some(inside) = inside.as_mut().filter(|_| tid == pid) {
             core.tc = Some(leader(world, &status, &mut inside.tc, &core, one)?);
             core.ids = Some(ids.clone());
+            core.cryopod_xcomp_permissions = inside.xcomp_permissions;
         }
         world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
     }
@@ -148,8 +153,19 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
         timers: Some(timers::dump(visit, pid)?),
         ..TaskCoreEntry::default()
     };
+    const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+    let asked = visit.call(
+        libc::SYS_arch_prctl,
+        [ARCH_GET_XCOMP_PERM, scratch, 0, 0, 0, 0],
+    )?;
+    let xcomp_permissions = match asked {
+        Ok(_) => Some(u64::from_ne_bytes(visit.read_scratch()?)),
+        // Before Linux 5.16 nothing had to be asked for.
+        Err(_) => None,
+    };
     Ok(Inside {
         tc,
+        xcomp_permissions,
         brk,
         dumpable,
         thp_disabled,
@@ -170,7 +186,9 @@ fn leader(
     let oom = proc::read_text(pid, "oom_score_adj")?;
     let mut tc = std::mem::take(inside);
     tc.personality = u32::from_str_radix(personality.trim(), 16).unwrap_or(0);
-    tc.flags = stat::read(pid)?.flags;
+    let stat = stat::read(pid)?;
+    tc.flags = stat.flags;
+    tc.cryopod_exit_signal = exit_signal(&stat);
     tc.blk_sigset = thread.and_then(|thread| thread.blk_sigset).unwrap_or(0);
     tc.comm = comm(status);
     tc.rlimits = Some(TaskRlimitsEntry {
@@ -297,6 +315,11 @@ fn summary(one: &FrozenProcess, status: &Status, descriptors: usize) -> Result<P
     })
 }
 
+/// What the parent gets instead of SIGCHLD, if so.
+fn exit_signal(stat: &stat::Stat) -> Option<u32> {
+    (stat.exit_signal != libc::SIGCHLD && stat.exit_signal >= 0).then_some(stat.exit_signal as u32)
+}
+
 /// A zombie has nothing left but its exit code.
 fn zombie(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     let stat = stat::read(one.pid)?;
@@ -307,7 +330,13 @@ fn zombie(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
             task_state: task_state::DEAD,
             exit_code: stat.exit_code as u32,
             comm: comm(&status),
+            cryopod_exit_signal: exit_signal(&stat),
             ..TaskCoreEntry::default()
+        }),
+        // waitid(2) tells whose it was.
+        thread_core: Some(ThreadCoreEntry {
+            creds: Some(credentials::of_status(&status)?),
+            ..ThreadCoreEntry::default()
         }),
         ..CoreEntry::default()
     };

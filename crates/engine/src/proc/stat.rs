@@ -23,6 +23,7 @@ pub struct Stat {
     pub arg_end: u64,
     pub env_start: u64,
     pub env_end: u64,
+    pub exit_signal: i32,
     pub exit_code: i32,
 }
 
@@ -63,6 +64,7 @@ fn parse(text: &str) -> Option<Stat> {
         arg_end: address(49)?,
         env_start: address(50)?,
         env_end: address(51)?,
+        exit_signal: number(38)? as i32,
         exit_code: number(52)? as i32,
     })
 }

@@ -27,6 +27,9 @@ use crate::proc::mem::Mem;
 /// Bytes of the scratch page mapped for the time of a visit.
 pub const SCRATCH_BYTES: u64 = 4 * PAGE;
 
+/// What calls may use of it: as much as there is on a stack, where the page was not to be had.
+pub const BORROWED_BYTES: usize = 256;
+
 /// Room for one way home.
 const WAY_BYTES: usize = 192;
 const WAYS: usize = 3;
@@ -44,6 +47,8 @@ pub struct Visit<'a> {
     /// What was there before.
     covered: Vec<u8>,
     scratch: u64,
+    /// What was on the stack where the scratch room is, when it is there.
+    borrowed: Option<Vec<u8>>,
     home: bool,
     /// A SIGSTOP arrived during the visit; it is sent once more at the end.
     stop_again: bool,
@@ -75,6 +80,7 @@ impl<'a> Visit<'a> {
             ways: room,
             covered,
             scratch: 0,
+            borrowed: None,
             home: true,
             stop_again: false,
         };
@@ -88,16 +94,24 @@ impl<'a> Visit<'a> {
             u64::MAX,
             0,
         ];
-        let mapped = visit.go(0, nr::MMAP, args, true);
-        let scratch = mapped.and_then(|rax| {
-            outcome(rax).map_err(|source| Error::Remote {
-                call: "mmap (scratch page)",
-                pid: tid,
-                source,
-            })
-        })?;
-        visit.scratch = scratch;
-        visit.pave(1, Undo::Unmap(scratch))?;
+        match outcome(visit.go(0, nr::MMAP, args, true)?) {
+            Ok(scratch) => {
+                visit.scratch = scratch;
+                visit.pave(1, Undo::Unmap(scratch))?;
+            }
+            Err(Errno::NOMEM | Errno::AGAIN) => {
+                visit.borrow_stack()?;
+                visit.pave(1, Undo::Nothing)?;
+            }
+            Err(source) => {
+                let call = "mmap (scratch page)";
+                return Err(Error::Remote {
+                    call,
+                    pid: tid,
+                    source,
+                });
+            }
+        }
         visit.pave(2, Undo::Nothing)?;
         Ok(visit)
     }
@@ -117,9 +131,23 @@ impl<'a> Visit<'a> {
         self.mask
     }
 
-    /// Address of [`SCRATCH_BYTES`] of memory in the target that calls may read and write.
+    /// Address of [`BORROWED_BYTES`] of memory in the target that calls may read and write.
     pub fn scratch(&self) -> u64 {
         self.scratch
+    }
+
+    /// A program at its limit (RLIMIT_AS, or locked memory) gets no page more. Below its stack pointer, behind the red
+    /// zone of the ABI, is room that no function relies on; it is put back all the same.
+    fn borrow_stack(&mut self) -> Result<()> {
+        const RED_ZONE: u64 = 128;
+        let place = self
+            .original
+            .rsp
+            .saturating_sub(RED_ZONE + BORROWED_BYTES as u64)
+            & !15;
+        self.borrowed = Some(self.mem.read_vec(place, BORROWED_BYTES)?);
+        self.scratch = place;
+        Ok(())
     }
 
     /// Makes the thread do a system call.
@@ -158,7 +186,9 @@ impl<'a> Visit<'a> {
             return Ok(());
         }
         self.home = true;
-        if self.scratch != 0 {
+        if let Some(bytes) = self.borrowed.take() {
+            self.mem.write(self.scratch, &bytes)?;
+        } else if self.scratch != 0 {
             self.go(
                 2,
                 nr::MUNMAP,
@@ -374,40 +404,57 @@ fn leave_critical_section(tid: i32, mem: &Mem, regs: &mut Regs) -> Result<()> {
     Ok(())
 }
 
-/// Finds [`ROOM_BYTES`] in a vdso that nobody needs at run time: the zeroes behind its end, else its section headers
-/// (which only debuggers read, from a copy of their own). Gives the offset in the vdso.
+/// Finds [`ROOM_BYTES`] in a vdso that nobody needs at run time: behind the end of its ELF image, else over its section
+/// headers (which only debuggers read, from a copy of their own). Gives the offset in the vdso.
+///
+/// The answer follows from the ELF header alone, so that what a killed cryopod left there does not matter to the next.
 pub fn find_room(vdso: &[u8]) -> Option<usize> {
-    let used = vdso
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last + 1)
-        .next_multiple_of(16);
-    if vdso.len().saturating_sub(used) >= ROOM_BYTES {
-        return Some(used);
-    }
-    let headers =
-        usize::try_from(u64::from_le_bytes(vdso.get(0x28..0x30)?.try_into().ok()?)).ok()?;
-    let headers = headers.checked_next_multiple_of(16)?;
-    let segments_end = loaded_end(vdso)?;
-    (headers >= segments_end && vdso.len().checked_sub(headers)? >= ROOM_BYTES).then_some(headers)
+    const ALIGN: usize = 16;
+    let image = Elf(vdso);
+    let (segments, sections) = (image.segments_end()?, image.section_headers()?);
+    let fits = |at: usize| {
+        vdso.len()
+            .checked_sub(at)
+            .is_some_and(|left| left >= ROOM_BYTES)
+    };
+    let behind = segments.max(sections.end).checked_next_multiple_of(ALIGN)?;
+    let over = sections.start.checked_next_multiple_of(ALIGN)?;
+    [Some(behind), (over >= segments && over > 0).then_some(over)]
+        .into_iter()
+        .flatten()
+        .find(|&at| fits(at))
 }
 
-/// End of the last byte that a program header of the vdso's ELF image speaks of.
-fn loaded_end(vdso: &[u8]) -> Option<usize> {
-    let word =
-        |at: usize| Some(u64::from_le_bytes(vdso.get(at..at + 8)?.try_into().ok()?) as usize);
-    let half = |at: usize| {
-        Some(usize::from(u16::from_le_bytes(
-            vdso.get(at..at + 2)?.try_into().ok()?,
-        )))
-    };
-    let (start, size, count) = (word(0x20)?, half(0x36)?, half(0x38)?);
-    let mut end = 0;
-    for index in 0..count {
-        let header = start.checked_add(index.checked_mul(size)?)?;
-        end = end.max(word(header.checked_add(8)?)?.checked_add(word(header.checked_add(32)?)?)?);
+/// As much of a 64-bit ELF image as is needed here; see elf(5).
+struct Elf<'a>(&'a [u8]);
+
+impl Elf<'_> {
+    fn long(&self, at: usize) -> Option<usize> {
+        let bytes = self.0.get(at..at.checked_add(8)?)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(bytes)).ok()
     }
-    Some(end)
+
+    fn half(&self, at: usize) -> Option<usize> {
+        let bytes = self.0.get(at..at.checked_add(2)?)?.try_into().ok()?;
+        Some(u16::from_le_bytes(bytes).into())
+    }
+
+    /// End of the last byte that a program header speaks of.
+    fn segments_end(&self) -> Option<usize> {
+        let (start, size, count) = (self.long(0x20)?, self.half(0x36)?, self.half(0x38)?);
+        (0..count).try_fold(0, |end: usize, index| {
+            let header = start.checked_add(index * size)?;
+            let segment = self
+                .long(header.checked_add(8)?)?
+                .checked_add(self.long(header.checked_add(32)?)?)?;
+            Some(end.max(segment))
+        })
+    }
+
+    fn section_headers(&self) -> Option<std::ops::Range<usize>> {
+        let (start, size, count) = (self.long(0x28)?, self.half(0x3a)?, self.half(0x3c)?);
+        Some(start..start.checked_add(size * count)?)
+    }
 }
 
 #[cfg(test)]
@@ -443,13 +490,36 @@ mod tests {
         assert_eq!(resumed(&regs), regs);
     }
 
+    /// An ELF image of 8 KiB with one segment and sections as told.
+    fn vdso(segment_end: u64, sections_at: u64, sections: u16) -> Vec<u8> {
+        let mut image = vec![0xaa; 8192];
+        for (at, value) in [
+            (0x20, 0x40),
+            (0x28, sections_at),
+            (0x48, 0),
+            (0x60, segment_end),
+        ] {
+            image[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        for (at, value) in [(0x36, 56u16), (0x38, 1), (0x3a, 64), (0x3c, sections)] {
+            image[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        image
+    }
+
     #[test]
-    fn room_is_found_behind_the_end_only() {
-        let mut vdso = vec![0u8; 8192];
-        vdso[..6700].fill(1);
-        assert_eq!(find_room(&vdso), Some(6704));
-        vdso.fill(1);
-        assert_eq!(find_room(&vdso), None);
+    fn room_is_behind_the_image_whatever_lies_there() {
+        assert_eq!(find_room(&vdso(5000, 5600, 16)), Some(6624));
+        // No room behind, but the section headers may be covered.
+        assert_eq!(find_room(&vdso(6000, 7000, 16)), Some(7008));
+        assert_eq!(find_room(&vdso(8000, 7000, 16)), None);
         assert_eq!(find_room(&[]), None);
+    }
+
+    #[test]
+    fn any_bytes_are_taken() {
+        for length in 0..200 {
+            let _no_panic = find_room(&vec![0xff; length]);
+        }
     }
 }

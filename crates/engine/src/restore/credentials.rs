@@ -52,6 +52,34 @@ fn is_already(status: &Status, wanted: &CredsEntry) -> Result<bool> {
         && status.mask("CapAmb")? == mask(&wanted.cap_amb))
 }
 
+/// setresgid(2), setresuid(2) and their like for file systems.
+pub fn restore_ids(puppet: &Puppet, wanted: &CredsEntry) -> Result<()> {
+    let ids = |real: u32, effective: u32, saved: u32| {
+        [real.into(), effective.into(), saved.into(), 0, 0, 0]
+    };
+    puppet.must(
+        "setresgid",
+        libc::SYS_setresgid,
+        ids(wanted.gid, wanted.egid, wanted.sgid),
+    )?;
+    puppet.must(
+        "setfsgid",
+        libc::SYS_setfsgid,
+        [wanted.fsgid.into(), 0, 0, 0, 0, 0],
+    )?;
+    puppet.must(
+        "setresuid",
+        libc::SYS_setresuid,
+        ids(wanted.uid, wanted.euid, wanted.suid),
+    )?;
+    puppet.must(
+        "setfsuid",
+        libc::SYS_setfsuid,
+        [wanted.fsuid.into(), 0, 0, 0, 0, 0],
+    )?;
+    Ok(())
+}
+
 fn become_it(puppet: &Puppet, mem: &Mem, status: &Status, wanted: &CredsEntry) -> Result<()> {
     let prctl = |call, option: i32, a: u64, b: u64| {
         puppet
@@ -81,29 +109,7 @@ fn become_it(puppet: &Puppet, mem: &Mem, status: &Status, wanted: &CredsEntry) -
         libc::SYS_setgroups,
         [wanted.groups.len() as u64, at, 0, 0, 0, 0],
     )?;
-    let ids = |real: u32, effective: u32, saved: u32| {
-        [real.into(), effective.into(), saved.into(), 0, 0, 0]
-    };
-    puppet.must(
-        "setresgid",
-        libc::SYS_setresgid,
-        ids(wanted.gid, wanted.egid, wanted.sgid),
-    )?;
-    puppet.must(
-        "setfsgid",
-        libc::SYS_setfsgid,
-        [wanted.fsgid.into(), 0, 0, 0, 0, 0],
-    )?;
-    puppet.must(
-        "setresuid",
-        libc::SYS_setresuid,
-        ids(wanted.uid, wanted.euid, wanted.suid),
-    )?;
-    puppet.must(
-        "setfsuid",
-        libc::SYS_setfsuid,
-        [wanted.fsuid.into(), 0, 0, 0, 0, 0],
-    )?;
+    restore_ids(puppet, wanted)?;
     let dropped = status.mask("CapBnd")? & !mask(&wanted.cap_bnd);
     for capability in (0..64u64).filter(|capability| dropped & 1 << capability != 0) {
         prctl("prctl (bounding set)", libc::PR_CAPBSET_DROP, capability, 0)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cryopod_image::criu::{MmEntry, VmaEntry};
+use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra};
 use cryopod_sys::memory::PAGE;
 
 use super::files::Files;
@@ -145,11 +145,11 @@ pub fn make(
     shmem: &Shared,
 ) -> Result<()> {
     let mut previous: Option<&VmaEntry> = None;
-    let mut apart = Apart::No;
+    let mut making = Making::default();
     for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| !**kept) {
         if !is_special(vma) {
-            apart = Apart::from(previous, apart, vma);
-            map(puppet, mem, vma, apart, files, shmem)?;
+            making = Making::of(vma, previous, making);
+            map(puppet, mem, vma, making, files, shmem)?;
         }
         previous = Some(vma);
     }
@@ -160,7 +160,7 @@ fn map(
     puppet: &Puppet,
     mem: &Mem,
     vma: &VmaEntry,
-    apart: Apart,
+    making: Making,
     files: &Files,
     shmem: &Shared,
 ) -> Result<()> {
@@ -172,6 +172,10 @@ fn map(
         | libc::MAP_LOCKED
         | libc::MAP_NORESERVE;
     let mut flags = vma.flags & known as u32;
+    let on_fault = vma.cryopod_extra.unwrap_or(0) & vma_extra::LOCKED_ON_FAULT != 0;
+    if on_fault {
+        flags &= !(libc::MAP_LOCKED as u32);
+    }
     let (fd, offset) = if vma.status & status::ANON_SHARED != 0 {
         flags &= !(libc::MAP_ANONYMOUS as u32);
         (i64::from(shmem.descriptor(vma.shmid)?), vma.pgoff)
@@ -202,35 +206,44 @@ fn map(
         ];
         puppet.must("mmap", libc::SYS_mmap, args)
     };
-    match apart {
-        Apart::No => {
-            place(vma.start, vma.prot, flags | fixed)?;
-        }
-        Apart::ByBirthplace => {
-            let elsewhere = place(0, vma.prot, flags)?;
-            let mut byte = [0];
-            mem.read(elsewhere, &mut byte)?;
-            mem.write(elsewhere, &byte)?;
-            let fixed = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-            puppet.must(
-                "mremap",
-                libc::SYS_mremap,
-                [elsewhere, len, len, fixed, vma.start, 0],
-            )?;
-            puppet.must(
-                "madvise",
-                libc::SYS_madvise,
-                [vma.start, len, libc::MADV_DONTNEED as u64, 0, 0, 0],
-            )?;
-        }
-        Apart::ByAccounting => {
-            place(vma.start, vma.prot | libc::PROT_WRITE as u32, flags | fixed)?;
-            puppet.must(
-                "mprotect",
-                libc::SYS_mprotect,
-                [vma.start, len, u64::from(vma.prot), 0, 0, 0],
-            )?;
-        }
+    let prot = if making.writable_first {
+        vma.prot | libc::PROT_WRITE as u32
+    } else {
+        vma.prot
+    };
+    if making.elsewhere {
+        let elsewhere = place(0, prot, flags)?;
+        let mut byte = [0];
+        mem.read(elsewhere, &mut byte)?;
+        mem.write(elsewhere, &byte)?;
+        let fixed = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        puppet.must(
+            "mremap",
+            libc::SYS_mremap,
+            [elsewhere, len, len, fixed, vma.start, 0],
+        )?;
+        puppet.must(
+            "madvise",
+            libc::SYS_madvise,
+            [vma.start, len, libc::MADV_DONTNEED as u64, 0, 0, 0],
+        )?;
+    } else {
+        place(vma.start, prot, flags | fixed)?;
+    }
+    if making.writable_first {
+        puppet.must(
+            "mprotect",
+            libc::SYS_mprotect,
+            [vma.start, len, u64::from(vma.prot), 0, 0, 0],
+        )?;
+    }
+    if on_fault {
+        const MLOCK_ONFAULT: u64 = 1;
+        puppet.must(
+            "mlock2",
+            libc::SYS_mlock2,
+            [vma.start, len, MLOCK_ONFAULT, 0, 0, 0],
+        )?;
     }
     let huge = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
     for advice in huge
@@ -246,52 +259,56 @@ fn map(
     Ok(())
 }
 
-/// What keeps a mapping apart from the one before it, where the kernel would make one of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Apart {
-    /// Nothing is needed.
-    No,
-    /// Made elsewhere, given a page and moved: anonymous pages remember the offset that they were born at.
-    ByBirthplace,
-    /// Made writable first, and thereby accounted for (VM_ACCOUNT), as a program's relocated data was.
-    ByAccounting,
+/// How a mapping is made so that it comes out as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Making {
+    /// Writable first: that counts it against the commit limit (VM_ACCOUNT), as a program's relocated data is.
+    writable_first: bool,
+    /// Elsewhere, given a page and moved: anonymous pages remember the offset that they were born at, so the kernel
+    /// does not make one mapping of it and the one before.
+    elsewhere: bool,
 }
 
-impl Apart {
-    fn from(previous: Option<&VmaEntry>, before: Self, vma: &VmaEntry) -> Self {
-        let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
-        let alike = |one: &VmaEntry| {
-            (
-                one.prot,
-                one.flags,
-                one.status & private,
-                one.madv.unwrap_or(0),
-            )
+impl Making {
+    fn of(vma: &VmaEntry, previous: Option<&VmaEntry>, before: Self) -> Self {
+        let private = vma.flags & libc::MAP_TYPE as u32 == libc::MAP_PRIVATE as u32;
+        let read_only = private && vma.prot & libc::PROT_WRITE as u32 == 0;
+        let accounted = vma.cryopod_extra.unwrap_or(0) & vma_extra::ACCOUNTED != 0;
+        let mut making = Self {
+            writable_first: read_only && accounted,
+            elsewhere: false,
         };
-        let Some(previous) =
-            previous.filter(|previous| previous.end == vma.start && alike(previous) == alike(vma))
-        else {
-            return Self::No;
+        let Some(previous) = previous.filter(|previous| would_merge(previous, vma)) else {
+            return making;
         };
         if vma.status & status::ANON_PRIVATE != 0 {
-            let movable = vma.flags & (libc::MAP_GROWSDOWN | libc::MAP_LOCKED) as u32 == 0;
-            return if movable {
-                Self::ByBirthplace
-            } else {
-                Self::No
-            };
+            making.elsewhere = vma.flags & (libc::MAP_GROWSDOWN | libc::MAP_LOCKED) as u32 == 0;
+        } else if vma.cryopod_extra.is_none() && previous.shmid == vma.shmid && read_only {
+            // criu does not tell which of two was accounted; of three in a row, the second is told from the others.
+            making.writable_first = !before.writable_first;
         }
-        let goes_on = previous.shmid == vma.shmid
-            && previous.pgoff + (previous.end - previous.start) == vma.pgoff;
-        let read_only = vma.prot & libc::PROT_WRITE as u32 == 0;
-        // Of three in a row, the first and the third are told from the second.
-        let differs = before != Self::ByAccounting;
-        if vma.status & status::FILE_PRIVATE != 0 && goes_on && read_only && differs {
-            Self::ByAccounting
-        } else {
-            Self::No
-        }
+        making
     }
+}
+
+/// Whether the kernel would make one mapping of two.
+fn would_merge(previous: &VmaEntry, vma: &VmaEntry) -> bool {
+    let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
+    let alike = |one: &VmaEntry| {
+        (
+            one.prot,
+            one.flags,
+            one.status & private,
+            one.madv.unwrap_or(0),
+            one.cryopod_extra,
+        )
+    };
+    let goes_on = vma.status & status::FILE_PRIVATE == 0
+        || previous.pgoff + (previous.end - previous.start) == vma.pgoff;
+    previous.end == vma.start
+        && vma.status & private != 0
+        && alike(previous) == alike(vma)
+        && goes_on
 }
 
 /// The advice that would change what children inherit: given when all children exist.

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
 use crate::remote::puppet::Puppet;
+use crate::remote::visit::find_room;
 
 /// The stored pages of one address space, as they are to be put back.
 pub struct Contents {
@@ -196,7 +197,9 @@ impl Contents {
             );
             pages.read_exact_at(run.pages_offset_bytes, &mut stored)?;
             mem.read(run.vaddr, &mut here)?;
-            if stored != here {
+            // Behind its end may lie what an interrupted checkpoint left there.
+            let end = find_room(&here).unwrap_or(here.len());
+            if stored[..end] != here[..end] {
                 return Err(Error::NotRestorable {
                     what: format!(
                         "pid {pid}: its vdso is not this kernel's; restore it on the kernel that it ran on"

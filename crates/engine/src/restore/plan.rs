@@ -157,8 +157,10 @@ impl Plan {
         let deadline = Instant::now() + REAP_LIMIT;
         for thread in self.tasks.iter().flat_map(|task| &task.threads) {
             while Path::new(&format!("/proc/{}", thread.tid)).exists() {
-                let ended =
-                    stat::read(thread.tid).is_ok_and(|stat| matches!(stat.state, 'Z' | 'X'));
+                let ended = match stat::read(thread.tid) {
+                    Ok(stat) => matches!(stat.state, 'Z' | 'X'),
+                    Err(_) => true,
+                };
                 if !ended || Instant::now() > deadline {
                     return Err(Error::PidTaken {
                         pid: thread.tid,
@@ -177,14 +179,21 @@ const REAP_LIMIT: Duration = Duration::from_secs(2);
 
 fn task(set: &SetReader, entry: &PstreeEntry, parent: Option<usize>) -> Result<Task> {
     let pid = entry.pid as i32;
-    if pid <= 0 || entry.threads.first() != Some(&entry.pid) {
+    // criu lists no threads for a zombie.
+    let own = [entry.pid];
+    let tids = if entry.threads.is_empty() {
+        &own[..]
+    } else {
+        &entry.threads
+    };
+    if pid <= 0 || tids[0] != entry.pid {
         return Err(Error::inconsistent(
             "pstree",
             format!("pid {}: its first thread must be itself", entry.pid),
         ));
     }
     let mut threads = Vec::new();
-    for &tid in &entry.threads {
+    for &tid in tids {
         let core: CoreEntry = set.read_one(Kind::Core, Some(u64::from(tid)))?;
         if core.mtype != March::X86_64 as i32 {
             return Err(Error::NotRestorable {

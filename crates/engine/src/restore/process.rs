@@ -1,9 +1,11 @@
 //! The rest of every task, when all of them stand: from what harms nothing to what binds.
 
-use cryopod_image::criu::{MmEntry, RlimitEntry, TaskCoreEntry};
+use cryopod_image::criu::{CoreEntry, MmEntry, RlimitEntry, TaskCoreEntry};
 use cryopod_sys::Errno;
+use cryopod_sys::cpu::component;
 use cryopod_sys::memory::PAGE;
 use cryopod_sys::ptrace;
+use cryopod_sys::wait::{self, Status};
 
 use super::plan::{Body, State, Task};
 use super::tree::{Tree, World};
@@ -221,6 +223,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     let (puppet, mem) = (&made.puppet, &made.mem);
     let all: Vec<&Puppet> = std::iter::once(puppet).chain(&made.threads).collect();
 
+    permissions(puppet, task.core())?;
     leader(puppet, tc)?;
     signals::actions(puppet, mem, &tc.sigactions)?;
     for (puppet, thread) in all.iter().zip(&task.threads) {
@@ -267,7 +270,35 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     for (puppet, thread) in all.iter().zip(&task.threads) {
         threads::resume(puppet, thread)?;
     }
-    stop(task, options)
+    if task.state == State::Stopped || options.leave_stopped {
+        stop(task, &all)?;
+    }
+    for (puppet, thread) in all.iter().zip(&task.threads) {
+        threads::unblock(puppet, thread)?;
+    }
+    Ok(())
+}
+
+/// Extended state that has to be asked for (AMX): before alternate stacks are set, which must have room for it.
+fn permissions(puppet: &Puppet, core: &CoreEntry) -> Result<()> {
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    let wanted = core.cryopod_xcomp_permissions.unwrap_or(0) & 1 << component::TILEDATA;
+    if wanted != 0 {
+        let args = [
+            ARCH_REQ_XCOMP_PERM,
+            u64::from(component::TILEDATA),
+            0,
+            0,
+            0,
+            0,
+        ];
+        puppet.must(
+            "arch_prctl (permission for AMX)",
+            libc::SYS_arch_prctl,
+            args,
+        )?;
+    }
+    Ok(())
 }
 
 /// What the process has once.
@@ -284,6 +315,16 @@ fn leader(puppet: &Puppet, tc: &TaskCoreEntry) -> Result<()> {
         libc::SYS_prctl,
         [libc::PR_SET_CHILD_SUBREAPER as u64, subreaper, 0, 0, 0, 0],
     )?;
+    if let Some(wanted) = tc.loginuid {
+        let now = proc::read_text(pid, "loginuid").unwrap_or_default();
+        if now.trim() != wanted.to_string() {
+            let path = proc::path(pid, "loginuid");
+            // It can be set once only, unless one has CAP_AUDIT_CONTROL.
+            if let Err(error) = std::fs::write(&path, wanted.to_string()) {
+                tracing::warn!(pid, wanted, %error, "loginuid is not restored");
+            }
+        }
+    }
     if let Some(wanted) = tc.oom_score_adj {
         let now = proc::read_text(pid, "oom_score_adj")?;
         if now.trim() != wanted.to_string() {
@@ -352,21 +393,36 @@ fn dumpable(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
     Ok(())
 }
 
-/// A task that was stopped stays stopped.
-fn stop(task: &Task, options: &RestoreOptions) -> Result<()> {
+/// A task that was stopped stays stopped. The stop is taken while everything else is blocked, so that pending signals are
+/// still pending behind it.
+fn stop(task: &Task, all: &[&Puppet]) -> Result<()> {
     let signal = task
         .core()
         .tc
         .as_ref()
         .and_then(|tc| tc.stop_signo)
-        .unwrap_or(libc::SIGSTOP as u32);
-    match task.state {
-        State::Stopped => {
-            cryopod_sys::process::kill(task.pid, signal as i32).task("stop it", task.pid)
+        .filter(|_| task.state == State::Stopped);
+    let signal = signal.unwrap_or(libc::SIGSTOP as u32) as i32;
+    ptrace::set_sigmask(task.pid, !(1 << (signal - 1))).task("block its signals", task.pid)?;
+    cryopod_sys::process::kill_thread(task.pid, task.pid, signal).task("stop it", task.pid)?;
+    // The leader takes the signal, which makes the whole group stop; the others then see that before they run.
+    for puppet in all {
+        ptrace::cont(puppet.tid, 0).task("continue it", puppet.tid)?;
+        loop {
+            match wait::wait(puppet.tid, false).task("wait for it", puppet.tid)? {
+                Some((_, Status::Event(..))) => break,
+                Some((_, Status::Stopped(taken))) if taken == signal => {
+                    ptrace::cont(puppet.tid, signal).task("stop it", puppet.tid)?;
+                }
+                Some((_, Status::Exited(_) | Status::Signaled(..))) | None => {
+                    return Err(Error::Ended {
+                        pid: puppet.tid,
+                        during: "stopped",
+                    });
+                }
+                Some(_) => ptrace::cont(puppet.tid, 0).task("continue it", puppet.tid)?,
+            }
         }
-        _ if options.leave_stopped => {
-            cryopod_sys::process::kill(task.pid, libc::SIGSTOP).task("stop it", task.pid)
-        }
-        _ => Ok(()),
     }
+    Ok(())
 }

@@ -8,6 +8,15 @@ use crate::error::{Error, Result};
 use crate::proc::{mem::Mem, status::Status};
 use crate::remote::puppet::Puppet;
 
+/// The default action for every signal: cryopod's own handlers are none of the tree's, zombies included.
+pub fn reset(puppet: &Puppet, mem: &Mem) -> Result<()> {
+    actions(
+        puppet,
+        mem,
+        &vec![SaEntry::default(); with_action().count()],
+    )
+}
+
 /// rt_sigaction(2) for every signal whose action is not what the task has by birth.
 pub fn actions(puppet: &Puppet, mem: &Mem, wanted: &[SaEntry]) -> Result<()> {
     if wanted.len() != with_action().count() {

@@ -163,9 +163,9 @@ pub fn bind(world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) -> R
     Ok(())
 }
 
-/// Registers, extended state and signal mask: the thread is what it was.
+/// Registers and extended state: the thread is where it was.
 pub fn resume(puppet: &Puppet, thread: &Thread) -> Result<()> {
-    let (info, core) = parts(thread)?;
+    let (info, _) = parts(thread)?;
     let tid = puppet.tid;
     let current = ptrace::xstate(tid).task("read its extended state", tid)?;
     let xstate = cpu::xstate(
@@ -175,6 +175,13 @@ pub fn resume(puppet: &Puppet, thread: &Thread) -> Result<()> {
     )?;
     ptrace::set_xstate(tid, &xstate).task("set its extended state", tid)?;
     ptrace::set_regs(tid, &cpu::regs(&info.gpregs)).task("set its registers", tid)?;
+    Ok(())
+}
+
+/// The signal mask, with which signals that are queued become pending for real.
+pub fn unblock(puppet: &Puppet, thread: &Thread) -> Result<()> {
+    let (_, core) = parts(thread)?;
+    let tid = puppet.tid;
     let of_process = thread.core.tc.as_ref().map(|tc| tc.blk_sigset);
     let mask = core.blk_sigset.or(of_process).unwrap_or(0);
     ptrace::set_sigmask(tid, mask).task("set its signal mask", tid)?;

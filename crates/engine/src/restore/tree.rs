@@ -13,7 +13,7 @@ use super::files::Files;
 use super::plan::{Plan, State, Task};
 use super::sessions::{Birth, birth};
 use super::shmem::Shared;
-use super::{mappings, memory, threads};
+use super::{credentials, mappings, memory, signals, threads};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
@@ -168,6 +168,7 @@ impl Tree {
         // syscall; int3
         mem.write(scratch, &[0x0f, 0x05, 0xcc])?;
         puppet.settle(scratch);
+        signals::reset(&puppet, &mem)?;
         Ok(puppet)
     }
 
@@ -267,11 +268,21 @@ impl Tree {
             let task = &world.plan.tasks[child];
             let puppet = match how {
                 Birth::ByLeader(sid) => self.born_to_leader(world, index, sid, task)?,
-                _ => self.fork(
-                    self.get(index)?.puppet.clone(),
-                    sharing(world.plan, index, task),
-                    task.pid,
-                )?,
+                _ => {
+                    let exit_signal = task
+                        .core()
+                        .tc
+                        .as_ref()
+                        .and_then(|tc| tc.cryopod_exit_signal);
+                    let exit_signal = exit_signal.unwrap_or(libc::SIGCHLD as u32);
+                    let parent = self.get(index)?.puppet.clone();
+                    self.fork(
+                        parent,
+                        sharing(world.plan, index, task),
+                        exit_signal,
+                        task.pid,
+                    )?
+                }
             };
             self.furnish(world, child, puppet)?;
         }
@@ -288,7 +299,12 @@ impl Tree {
     ) -> Result<Puppet> {
         let living = world.plan.tasks.iter().position(|task| task.pid == sid);
         if living.is_none() && !self.helpers.contains_key(&sid) {
-            let helper = self.fork(self.get(parent)?.puppet.clone(), 0, sid)?;
+            let helper = self.fork(
+                self.get(parent)?.puppet.clone(),
+                0,
+                libc::SIGCHLD as u32,
+                sid,
+            )?;
             helper.must("setsid", libc::SYS_setsid, [0; 6])?;
             self.helpers.insert(sid, (parent, helper));
         }
@@ -305,19 +321,14 @@ impl Tree {
                 }
             },
         };
-        self.fork(leader, libc::CLONE_PARENT as u64, task.pid)
+        self.fork(leader, libc::CLONE_PARENT as u64, 0, task.pid)
     }
 
     /// clone3 in a stopped task: a process.
-    fn fork(&mut self, by: Puppet, flags: u64, pid: i32) -> Result<Puppet> {
-        let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 {
-            libc::SIGCHLD as u64
-        } else {
-            0
-        };
+    fn fork(&mut self, by: Puppet, flags: u64, exit_signal: u32, pid: i32) -> Result<Puppet> {
         let args = CloneArgs {
             flags,
-            exit_signal,
+            exit_signal: exit_signal.into(),
             ..CloneArgs::default()
         };
         let child = by.fork(&Mem::open(by.pid)?, &args, pid)?;
@@ -349,7 +360,12 @@ impl Tree {
 
     /// A process that only lends its pid to a group for a moment. The caller ends it with [`Tree::end_helper`].
     pub fn group_helper(&mut self, index: usize, pid: i32) -> Result<Puppet> {
-        self.fork(self.get(index)?.puppet.clone(), 0, pid)
+        self.fork(
+            self.get(index)?.puppet.clone(),
+            0,
+            libc::SIGCHLD as u32,
+            pid,
+        )
     }
 
     /// Ends a helper and has its parent collect it.
@@ -381,6 +397,14 @@ impl Tree {
                 && let Some(made) = self.made.remove(&index)
             {
                 self.pids.retain(|&pid| pid != task.pid);
+                let creds = task
+                    .core()
+                    .thread_core
+                    .as_ref()
+                    .and_then(|core| core.creds.as_ref());
+                if let Some(creds) = creds {
+                    credentials::restore_ids(&made.puppet, creds)?;
+                }
                 exit(&made.puppet, status)?;
             }
         }

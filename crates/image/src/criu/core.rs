@@ -67,6 +67,9 @@ pub struct TaskCoreEntry {
     /// See `MEMBARRIER_CMD_GET_REGISTRATIONS` in `membarrier(2)`.
     #[prost(uint32, optional, tag = "22")]
     pub membarrier_registration_mask: Option<u32>,
+    /// Ours, ignored by criu: the signal that the parent gets when the process ends, where it is not SIGCHLD.
+    #[prost(uint32, optional, tag = "20001")]
+    pub cryopod_exit_signal: Option<u32>,
 }
 
 /// Which kernel objects a process has. Equal ids mean a shared object; the numbers name image files (`fdinfo-ID`,
@@ -216,6 +219,10 @@ pub struct CoreEntry {
     /// is preferred over `thread_info.fpregs` when the processor at restore has the same XSAVE layout.
     #[prost(bytes = "vec", optional, tag = "20001")]
     pub cryopod_xstate: Option<Vec<u8>>,
+    /// Ours, ignored by criu: the extended-state components that the process may use (`ARCH_GET_XCOMP_PERM`); AMX tiles
+    /// have to be asked for.
+    #[prost(uint64, optional, tag = "20002")]
+    pub cryopod_xcomp_permissions: Option<u64>,
 }
 
 /// Processor family a core entry is for.

@@ -33,6 +33,9 @@ pub struct VmaEntry {
     /// Open flags of the mapped file.
     #[prost(uint32, optional, tag = "10")]
     pub fdflags: Option<u32>,
+    /// Ours, ignored by criu: what no other field tells, see [`vma_extra`].
+    #[prost(uint32, optional, tag = "20001")]
+    pub cryopod_extra: Option<u32>,
 }
 
 /// Bits of [`VmaEntry::status`]: what a mapping is.
@@ -73,4 +76,13 @@ pub mod vma_status {
     pub const AREA_UPROBES: u32 = 1 << 17;
     /// Handled by a criu plugin.
     pub const EXT_PLUGIN: u32 = 1 << 27;
+}
+
+
+/// Bits of [`VmaEntry::cryopod_extra`].
+pub mod vma_extra {
+    /// Counted against the commit limit (VmFlags `ac`): it is or once was writable.
+    pub const ACCOUNTED: u32 = 1 << 0;
+    /// Locked page by page on first touch (VmFlags `lf`, `MLOCK_ONFAULT`).
+    pub const LOCKED_ON_FAULT: u32 = 1 << 1;
 }
