@@ -232,10 +232,6 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Child, Command, Stdio};
 
-    #[expect(
-        clippy::zombie_processes,
-        reason = "it is for the tests to wait, each in its own way"
-    )]
     fn piped(script: &str) -> Child {
         Command::new("sh")
             .args(["-c", script])
@@ -258,6 +254,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "what is tested waits for it")]
     fn a_tree_is_ended_as_a_whole() {
         let mut child = piped("sleep 1000 & echo $!; wait");
         let mut line = String::new();

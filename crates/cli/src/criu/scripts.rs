@@ -36,13 +36,16 @@ pub(super) fn run(
     stage: &'static str,
     root_pid: Option<i32>,
 ) -> Result<(), ScriptError> {
+    // Scripts may be somewhere else, and hand the path on to others that are.
+    let images =
+        std::path::absolute(&settings.images_dir).unwrap_or_else(|_| settings.images_dir.clone());
     for script in &settings.scripts {
         tracing::debug!("running action script {script:?} for {stage}");
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script).stdin(Stdio::null());
         command
             .env("CRTOOLS_SCRIPT_ACTION", stage)
-            .env("CRTOOLS_IMAGE_DIR", &settings.images_dir);
+            .env("CRTOOLS_IMAGE_DIR", &images);
         if let Some(pid) = root_pid {
             command.env("CRTOOLS_INIT_PID", pid.to_string());
         }

@@ -60,6 +60,11 @@ impl Status {
             && self.read_bytes > 0
     }
 
+    /// Whether nothing is left of the program.
+    pub(super) fn is_gone(&self) -> bool {
+        !Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
     /// Reads what a program told last.
     pub(super) fn read(dir: &Path, role: &str) -> Result<Self, Failure> {
         let path = file_of(dir, "status", role);
