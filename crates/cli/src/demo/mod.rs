@@ -139,7 +139,9 @@ impl<'a> Scene<'a> {
         let before = self.statuses()?;
         proof::all_ended(&before).map_err(failed)?;
         // Init may take seconds to collect the children; that is no part of how long a restore takes.
-        self.wait_for("the children to be collected", |statuses| statuses.iter().all(Status::is_gone))?;
+        self.wait_for("the children to be collected", |statuses| {
+            statuses.iter().all(Status::is_gone)
+        })?;
 
         let restore = self.restore(context, &store, &checkpoint.reference)?;
         context
