@@ -232,10 +232,10 @@ fn killed_while_it_restores(context: &Context) -> Result<()> {
             if present == 0 {
                 return Ok(Some(false));
             }
-            Ok(
-                (present == before.pids.len() && scene.snapshot()?.traced().is_empty())
-                    .then_some(true),
-            )
+            // What is on its way out may be gone when it is looked at.
+            let untraced = scene.snapshot().is_ok_and(|now| now.traced().is_empty());
+            let doomed = before.pids.iter().any(|pid| processes::is_doomed(*pid));
+            Ok((present == before.pids.len() && untraced && !doomed).then_some(true))
         });
         if whole.with_context(|| format!("{what}; {}", states(&scene)))? {
             computes(&scene).context(what)?;

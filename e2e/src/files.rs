@@ -15,6 +15,9 @@ pub fn tests() -> Vec<Test> {
             survives(c, Program::native("owners"))
         }),
         Test::new("files::pipes", |c| survives(c, Program::native("pipes"))),
+        Test::new("files::pipes_with_packets", |c| {
+            survives(c, Program::native("packets"))
+        }),
         Test::new("files::fifos", |c| survives(c, Program::native("fifos"))),
         Test::new("files::numbers_through_three_processes", |c| {
             survives(c, Program::native("relay"))

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -135,16 +134,8 @@ fn cryopod_itself_stays_small(context: &Context) -> Result<()> {
 /// Runs the command, which must succeed, and looks at its greatest resident set.
 fn measured(scene: &Scene, arguments: &[&str]) -> Result<()> {
     let report = scene.directory.join("measured");
-    let plain = scene.cryopod.command(arguments)?;
-    let mut command = Command::new(scene.context.native_programs()?);
-    command
-        .arg("measure")
-        .arg(&report)
-        .arg(plain.get_program())
-        .args(plain.get_args());
-    command
-        .env("CRYOPOD_STORE", &scene.cryopod.store)
-        .stdin(std::process::Stdio::null());
+    let helper = ["measure".as_ref(), report.as_os_str()];
+    let command = scene.cryopod.command_by(&helper, arguments)?;
     scene.cryopod.start_command(command)?.wait()?.succeeded()?;
     let kib: u64 = fs::read_to_string(&report)?.trim().parse()?;
     ensure!(

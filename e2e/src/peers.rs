@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::harness::context::needs;
+use crate::harness::cryopod::Ran;
 use crate::harness::{Context, Program, Scene, Test, processes};
 
 /// Programs that both sides can take.
@@ -66,23 +67,21 @@ fn directory(scene: &Scene, name: &str) -> Result<PathBuf> {
 }
 
 /// Runs criu or what speaks its command line; its log is the better part of an error.
-fn run(mut command: Command, log: &Path) -> Result<()> {
-    let line = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {line}"))?;
-    let log = fs::read_to_string(log).unwrap_or_default();
-    let tail: Vec<&str> = log.lines().rev().take(30).collect();
-    let tail: Vec<&str> = tail.into_iter().rev().collect();
-    ensure!(
-        output.status.success(),
-        "{line}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr),
-        tail.join("\n")
-    );
-    Ok(())
+fn run(scene: &Scene, mut command: Command, log: &Path) -> Result<()> {
+    command.stdin(Stdio::null());
+    let ran = scene
+        .cryopod
+        .start_command(command)?
+        .wait()
+        .and_then(Ran::succeeded);
+    ran.map(drop).with_context(|| {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let is_telling = |line: &&str| line.contains("Error") || line.contains("Warn");
+        let telling: Vec<&str> = log.lines().filter(is_telling).collect();
+        let last = log.lines().count().saturating_sub(20);
+        let last: Vec<&str> = log.lines().skip(last).collect();
+        format!("{}\n...\n{}", telling.join("\n"), last.join("\n"))
+    })
 }
 
 /// `PROGRAM dump`, which ends the target.
@@ -93,54 +92,33 @@ fn dump(mut command: Command, scene: &Scene, images: &Path) -> Result<()> {
         "-v4",
         "--log-file",
         "dump.log",
-        "--tree",
     ]);
-    command
-        .arg(scene.root.to_string())
-        .arg("--images-dir")
-        .arg(images);
-    run(command, &images.join("dump.log"))?;
+    command.arg("--images-dir").arg(images);
+    command.arg("--tree").arg(scene.root.to_string());
+    run(scene, command, &images.join("dump.log"))?;
     scene.await_nothing_left()
 }
 
-/// `PROGRAM restore`, in a work directory of its own; criu's output must not lead to the test.
+/// `PROGRAM restore`, in a work directory of its own.
 fn restore(mut command: Command, scene: &mut Scene, images: &Path) -> Result<()> {
     let work = directory(scene, "work")?;
-    let output = fs::File::create(work.join("output"))?;
     command.args([
         "restore",
         "--no-default-config",
         "-v4",
         "--log-file",
         "restore.log",
-        "--restore-detached",
     ]);
     command
+        .arg("--restore-detached")
         .arg("--images-dir")
-        .arg(images)
+        .arg(images);
+    command
         .arg("--work-dir")
         .arg(&work)
         .arg("--pidfile")
         .arg(work.join("pid"));
-    command
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .stdin(Stdio::null());
-    let line = format!("{command:?}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {line}"))?;
-    let log = fs::read_to_string(work.join("restore.log")).unwrap_or_default();
-    let errors: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains("Error") || line.contains("Warn"))
-        .collect();
-    let output = fs::read_to_string(work.join("output")).unwrap_or_default();
-    ensure!(
-        status.success(),
-        "{line}: {status}\n{output}\n{}",
-        errors.join("\n")
-    );
+    run(scene, command, &work.join("restore.log"))?;
     let pid = fs::read_to_string(work.join("pid"))?;
     ensure!(
         pid.trim() == scene.root.to_string(),
@@ -241,7 +219,7 @@ fn criu_command_line(context: &Context, by_name: bool) -> Result<()> {
     let before = scene.snapshot()?;
     let mut check = as_criu(&scene, by_name)?;
     check.arg("check");
-    run(check, Path::new("/nonexistent"))?;
+    run(&scene, check, Path::new("/nonexistent"))?;
     let images = directory(&scene, "images")?;
     dump(as_criu(&scene, by_name)?, &scene, &images)?;
     for name in ["inventory.img", "pstree.img", "stats-dump", "dump.log"] {

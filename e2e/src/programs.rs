@@ -137,6 +137,8 @@ fn xz(context: &Context, options: &str) -> Result<()> {
 fn demo(context: &Context) -> Result<()> {
     let directory = context.scene_directory()?;
     let cryopod = crate::harness::cryopod::Cryopod::new(context, &directory);
-    cryopod.run(&["demo", "--memory-mib", "64"])?.succeeded()?;
+    // Nobody here waits for orphans that are not known, as init does.
+    let demo = cryopod.command_by(&["adopt".as_ref()], &["demo", "--memory-mib", "64"])?;
+    cryopod.start_command(demo)?.wait()?.succeeded()?;
     Ok(())
 }

@@ -214,12 +214,30 @@ static int measure(int argc, char **argv) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* `adopt CMD...`: runs CMD and passes its exit code on; orphans that it leaves behind are waited for, as init does. */
+static int adopt(int argc, char **argv) {
+    if (argc < 3 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
+        return 64;
+    pid_t pid = fork(), ended;
+    if (pid == 0) {
+        execvp(argv[2], argv + 2);
+        _exit(127);
+    }
+    int status;
+    while ((ended = wait(&status)) != pid)
+        if (ended < 0)
+            return 71;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 /* `PROGRAM TARGET DIR ARGUMENTS...`, or one of the helpers above. */
 int main(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "launch") == 0)
         return launch(argc, argv);
     if (argc >= 2 && strcmp(argv[1], "measure") == 0)
         return measure(argc, argv);
+    if (argc >= 2 && strcmp(argv[1], "adopt") == 0)
+        return adopt(argc, argv);
     if (argc >= 2 && strcmp(argv[1], "nothing") == 0)
         return 0;
     if (argc < 3) {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Context, poll};
+use super::{Context, poll, processes};
 
 /// The exit code of a Rust program that panics.
 const PANIC: i32 = 101;
@@ -56,6 +57,24 @@ impl<'a> Cryopod<'a> {
             .args(arguments)
             .env("CRYOPOD_STORE", &self.store)
             .env("RUST_BACKTRACE", "1");
+        Ok(command)
+    }
+
+    /// The command with arguments, to be run by one of the helpers among the native programs.
+    pub fn command_by<S: AsRef<OsStr>>(
+        &self,
+        helper: &[&OsStr],
+        arguments: &[S],
+    ) -> Result<Command> {
+        let plain = self.command(arguments)?;
+        let mut command = Command::new(self.context.native_programs()?);
+        command
+            .args(helper)
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command
+            .env("CRYOPOD_STORE", &self.store)
+            .stdin(Stdio::null());
         Ok(command)
     }
 
@@ -184,7 +203,7 @@ impl Running {
         i32::try_from(self.child.id()).unwrap_or(0)
     }
 
-    /// Waits for the end; one that takes for ever is killed.
+    /// Waits for the end; one that takes for ever is killed, with all that it has started.
     pub fn wait(mut self) -> Result<Ran> {
         let child = &mut self.child;
         let status = match poll::until("its end", || Ok(child.try_wait()?)) {
@@ -192,7 +211,9 @@ impl Running {
             Err(error) => {
                 let wchan =
                     fs::read_to_string(format!("/proc/{}/syscall", child.id())).unwrap_or_default();
-                child.kill()?;
+                for pid in processes::tree(i32::try_from(child.id())?) {
+                    processes::signal(pid, Signal::KILL)?;
+                }
                 child.wait()?;
                 let stderr = read(&self.stderr)?;
                 return Err(error.context(format!("{} hangs in {wchan}\n{stderr}", self.line)));
