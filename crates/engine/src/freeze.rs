@@ -55,7 +55,25 @@ pub struct Frozen {
 
 impl Frozen {
     /// Freezes the process `root` and all its descendants.
+    ///
+    /// A parent in vfork(2) stops only when its child has executed a program, which a child that was stopped first
+    /// never does. So an attempt that takes too long is given up: everybody goes on for a moment, and it is tried again.
     pub fn freeze(root: i32, cancel: &Cancel) -> Result<Self> {
+        let deadline = Instant::now() + STOP_LIMIT;
+        let mut patience = Duration::from_millis(50);
+        loop {
+            match Self::attempt(root, patience, cancel) {
+                Err(Error::DoesNotStop { .. }) if Instant::now() < deadline => {
+                    tracing::debug!(root, ?patience, "somebody did not stop; trying again");
+                    patience = (patience * 2).min(Duration::from_secs(2));
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn attempt(root: i32, patience: Duration, cancel: &Cancel) -> Result<Self> {
         let mut frozen = Self {
             root,
             processes: Vec::new(),
@@ -63,7 +81,7 @@ impl Frozen {
             since: Instant::now(),
         };
         loop {
-            let found = frozen.pass(cancel)?;
+            let found = frozen.pass(patience, cancel)?;
             let stable = found == frozen.processes;
             frozen.processes = found;
             if stable {
@@ -120,7 +138,7 @@ impl Frozen {
     }
 
     /// One pass: stops whatever is not stopped yet and gives what it saw.
-    fn pass(&mut self, cancel: &Cancel) -> Result<Vec<FrozenProcess>> {
+    fn pass(&mut self, patience: Duration, cancel: &Cancel) -> Result<Vec<FrozenProcess>> {
         let mut found = Vec::new();
         let mut queue = std::collections::VecDeque::from([self.root]);
         while let Some(pid) = queue.pop_front() {
@@ -139,7 +157,7 @@ impl Frozen {
                 Err(error) => return Err(error),
             }
         }
-        self.await_stops(cancel)?;
+        self.await_stops(patience, cancel)?;
         Ok(found)
     }
 
@@ -205,8 +223,8 @@ impl Frozen {
     }
 
     /// Waits until every seized thread has come to its event stop.
-    fn await_stops(&mut self, cancel: &Cancel) -> Result<()> {
-        let deadline = Instant::now() + STOP_LIMIT;
+    fn await_stops(&mut self, patience: Duration, cancel: &Cancel) -> Result<()> {
+        let deadline = Instant::now() + patience;
         let asked: Vec<i32> = self
             .seized
             .iter()
@@ -223,7 +241,10 @@ impl Frozen {
     }
 
     fn release(&mut self) {
-        for (tid, hold) in std::mem::take(&mut self.seized) {
+        // Whoever stands still first: a parent in vfork comes to its stop only after its child went on.
+        let mut seized: Vec<(i32, Hold)> = std::mem::take(&mut self.seized).into_iter().collect();
+        seized.sort_by_key(|(_, hold)| *hold == Hold::Asked);
+        for (tid, hold) in seized {
             // Not at a stop yet (a freeze that failed half-way): bring it to one, or it cannot be detached.
             if hold == Hold::Asked {
                 let deadline = Instant::now() + Duration::from_secs(1);

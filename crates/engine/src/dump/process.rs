@@ -1,12 +1,15 @@
 //! One process: the parts that belong to all its threads, and the order in which everything is read.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
 
 use cryopod_image::criu::{
     CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry,
     ThreadCoreEntry, task_state,
 };
 use cryopod_image::{Kind, SetWriter};
+
+use cryopod_sys::memory::PAGE;
 
 use super::files::Files;
 use super::report::{DumpReport, ProcessSummary};
@@ -141,7 +144,9 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
         [libc::PR_GET_CHILD_SUBREAPER as u64, scratch, 0, 0, 0, 0],
     )?;
     let subreaper = i32::from_ne_bytes(visit.read_scratch()?) != 0;
+    let lock_future = locks_future(visit, pid)?;
     let tc = TaskCoreEntry {
+        cryopod_lock_future: Some(lock_future),
         task_state: if one.stop_signal.is_some() {
             task_state::STOPPED
         } else {
@@ -172,6 +177,27 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
     })
 }
 
+/// Whether new mappings are locked (mlockall(2), MCL_FUTURE), which the kernel does not tell: the end of the visit's
+/// own scratch room, which nobody has touched, is in memory only then.
+fn locks_future(visit: &Visit<'_>, pid: i32) -> Result<bool> {
+    const PRESENT: u64 = 1 << 63;
+    let Some(page) = visit.untouched_page() else {
+        return Ok(false);
+    };
+    let path = proc::path(pid, "pagemap");
+    let failed = |source| Error::Path {
+        operation: "read",
+        path: proc::path(pid, "pagemap"),
+        source,
+    };
+    let pagemap = std::fs::File::open(&path).map_err(failed)?;
+    let mut entry = [0; 8];
+    pagemap
+        .read_exact_at(&mut entry, page / PAGE * 8)
+        .map_err(failed)?;
+    Ok(u64::from_ne_bytes(entry) & PRESENT != 0)
+}
+
 /// The part of the leader's core that is the process's.
 fn leader(
     world: &mut World<'_>,
@@ -189,6 +215,8 @@ fn leader(
     let stat = stat::read(pid)?;
     tc.flags = stat.flags;
     tc.cryopod_exit_signal = exit_signal(&stat);
+    let filter = proc::read_text(pid, "coredump_filter").unwrap_or_default();
+    tc.cryopod_coredump_filter = u32::from_str_radix(filter.trim(), 16).ok();
     tc.blk_sigset = thread.and_then(|thread| thread.blk_sigset).unwrap_or(0);
     tc.comm = comm(status);
     tc.rlimits = Some(TaskRlimitsEntry {

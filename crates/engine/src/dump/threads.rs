@@ -43,6 +43,13 @@ pub fn dump(world: &mut World<'_>, pid: i32, visit: &mut Visit<'_>) -> Result<Co
         cryopod_timer_slack_ns: proc::read_text(tid, "timerslack_ns")
             .ok()
             .and_then(|text| text.trim().parse().ok()),
+        cryopod_mce_policy: visit
+            .call(
+                libc::SYS_prctl,
+                [libc::PR_MCE_KILL_GET as u64, 0, 0, 0, 0, 0],
+            )?
+            .ok()
+            .map(|policy| policy as u32),
         cryopod_affinity: Some(task::affinity(tid).task("read its affinity", tid)?),
         ..ThreadCoreEntry::default()
     };

@@ -93,6 +93,24 @@ impl Puppet {
         })
     }
 
+    /// Like [`Puppet::must`], by way of a few instructions that end in the `syscall`.
+    pub fn must_through(
+        &self,
+        mem: &Mem,
+        code: &[u8],
+        call: &'static str,
+        number: i64,
+        args: [u64; 6],
+    ) -> Result<u64> {
+        const PLACE: u64 = 64;
+        mem.write(self.scratch + PLACE, code)?;
+        let detour = Self {
+            gate: self.scratch + PLACE,
+            ..self.clone()
+        };
+        detour.must(call, number, args)
+    }
+
     /// clone3(2) in the task. The new task is traced too and stands still when this returns its tid.
     pub fn fork(&self, mem: &Mem, args: &CloneArgs, set_tid: i32) -> Result<i32> {
         const CLONE3: i64 = 435;

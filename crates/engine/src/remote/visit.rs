@@ -150,6 +150,13 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
+    /// The address of a page that was mapped for this visit and that nothing has touched.
+    pub fn untouched_page(&self) -> Option<u64> {
+        self.borrowed
+            .is_none()
+            .then_some(self.scratch + SCRATCH_BYTES - PAGE)
+    }
+
     /// Makes the thread do a system call.
     pub fn call(&mut self, number: i64, args: [u64; 6]) -> Result<std::result::Result<u64, Errno>> {
         Ok(outcome(self.go(1, number, args, false)?))

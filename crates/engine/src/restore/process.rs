@@ -260,6 +260,13 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     for (puppet, thread) in all.iter().zip(&task.threads) {
         threads::bind(world, puppet, mem, thread)?;
     }
+    if tc.cryopod_lock_future == Some(true) {
+        puppet.must(
+            "mlockall (future)",
+            libc::SYS_mlockall,
+            [libc::MCL_FUTURE as u64, 0, 0, 0, 0, 0],
+        )?;
+    }
     dumpable(puppet, &body.mm)?;
     let last = Puppet::new(puppet.pid, puppet.tid, mappings::find_gate(mem, &body.mm)?)?;
     last.must(
@@ -315,27 +322,38 @@ fn leader(puppet: &Puppet, tc: &TaskCoreEntry) -> Result<()> {
         libc::SYS_prctl,
         [libc::PR_SET_CHILD_SUBREAPER as u64, subreaper, 0, 0, 0, 0],
     )?;
-    if let Some(wanted) = tc.loginuid {
-        let now = proc::read_text(pid, "loginuid").unwrap_or_default();
-        if now.trim() != wanted.to_string() {
-            let path = proc::path(pid, "loginuid");
-            // It can be set once only, unless one has CAP_AUDIT_CONTROL.
-            if let Err(error) = std::fs::write(&path, wanted.to_string()) {
-                tracing::warn!(pid, wanted, %error, "loginuid is not restored");
-            }
-        }
-    }
-    if let Some(wanted) = tc.oom_score_adj {
-        let now = proc::read_text(pid, "oom_score_adj")?;
-        if now.trim() != wanted.to_string() {
-            let path = proc::path(pid, "oom_score_adj");
-            // Lowering it needs CAP_SYS_RESOURCE.
-            if let Err(error) = std::fs::write(&path, wanted.to_string()) {
-                tracing::warn!(pid, wanted, %error, "oom_score_adj is not restored");
-            }
-        }
-    }
+    // It can be set once only, unless one has CAP_AUDIT_CONTROL.
+    setting(pid, "loginuid", tc.loginuid.map(|uid| uid.to_string()));
+    // Lowering it needs CAP_SYS_RESOURCE.
+    setting(
+        pid,
+        "oom_score_adj",
+        tc.oom_score_adj.map(|score| score.to_string()),
+    );
+    setting(
+        pid,
+        "coredump_filter",
+        tc.cryopod_coredump_filter
+            .map(|filter| format!("{filter:08x}")),
+    );
     Ok(())
+}
+
+/// Writes a file below /proc/PID where it holds something else. A privilege that is missing is told, not fatal.
+fn setting(pid: i32, file: &str, wanted: Option<String>) {
+    let Some(wanted) = wanted else { return };
+    if proc::read_text(pid, file).is_ok_and(|now| now.trim() == wanted) {
+        return;
+    }
+    // The kernel reads numbers with their prefix here, and prints hexadecimal ones without.
+    let text = if file == "coredump_filter" {
+        format!("0x{wanted}")
+    } else {
+        wanted.clone()
+    };
+    if let Err(error) = std::fs::write(proc::path(pid, file), text) {
+        tracing::warn!(pid, file, wanted, %error, "not restored");
+    }
 }
 
 /// prlimit(2) by the process itself. A hard limit above cryopod's own needs CAP_SYS_RESOURCE.

@@ -1,6 +1,7 @@
 //! What each thread has of its own.
 
 use cryopod_image::criu::{ThreadCoreEntry, ThreadInfoX86, UserDesc};
+use cryopod_sys::cpu::component;
 use cryopod_sys::{process as task, ptrace};
 
 use super::plan::Thread;
@@ -26,6 +27,7 @@ pub fn restore(_world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) 
     let (info, core) = parts(thread)?;
     name(puppet, mem, thread)?;
     scheduling(puppet, core)?;
+    wake_tiles(puppet, mem, thread)?;
     if let Some(sas) = &core.sas {
         // SS_ONSTACK is a state and not a setting: it follows from the stack pointer.
         let flags = sas.ss_flags & !(libc::SS_ONSTACK as u32);
@@ -51,6 +53,17 @@ pub fn restore(_world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) 
     {
         thread_area(puppet, mem, segment)?;
     }
+    if let Some(policy) = core.cryopod_mce_policy {
+        let args = [
+            libc::PR_MCE_KILL as u64,
+            libc::PR_MCE_KILL_SET as u64,
+            policy.into(),
+            0,
+            0,
+            0,
+        ];
+        puppet.must("prctl (memory errors)", libc::SYS_prctl, args)?;
+    }
     if let Some(slack) = core.cryopod_timer_slack_ns {
         puppet.must(
             "prctl (timer slack)",
@@ -59,6 +72,40 @@ pub fn restore(_world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) 
         )?;
     }
     Ok(())
+}
+
+/// Has a thread use an AMX tile: only then does the kernel make room for tiles in its state, into which they can be
+/// written (Documentation/arch/x86/xstate.rst).
+fn wake_tiles(puppet: &Puppet, mem: &Mem, thread: &Thread) -> Result<()> {
+    const HEADER: usize = 512;
+    let Some(header) = thread
+        .core
+        .cryopod_xstate
+        .as_ref()
+        .and_then(|area| area.get(HEADER..HEADER + 8))
+    else {
+        return Ok(());
+    };
+    let present = header
+        .iter()
+        .rev()
+        .fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
+    if present & 1 << component::TILEDATA == 0 {
+        return Ok(());
+    }
+    // One tile of 16 rows of 64 bytes.
+    let mut configuration = [0u8; 64];
+    configuration[0] = 1;
+    configuration[16] = 64;
+    configuration[48] = 16;
+    let at = puppet.put(mem, &configuration)?;
+    // ldtilecfg [rdi]; tilezero tmm0; syscall
+    const CODE: [u8; 12] = [
+        0xc4, 0xe2, 0x78, 0x49, 0x07, 0xc4, 0xe2, 0x7b, 0x49, 0xc0, 0x0f, 0x05,
+    ];
+    puppet
+        .must_through(mem, &CODE, "getpid", libc::SYS_getpid, [at, 0, 0, 0, 0, 0])
+        .map(drop)
 }
 
 /// prctl(PR_SET_NAME): the command name, of a thread or of the process that it leads.

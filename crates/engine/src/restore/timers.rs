@@ -58,7 +58,14 @@ fn interval(puppet: &Puppet, mem: &Mem, which: i32, timer: &ItimerEntry) -> Resu
     if timer.vsec == 0 && timer.vusec == 0 && timer.isec == 0 && timer.iusec == 0 {
         return Ok(());
     }
-    let value = [timer.isec, timer.iusec, timer.vsec, timer.vusec]
+    // A timer that has just fired is started again only when its signal is taken, and looks spent until then.
+    let spent = timer.vsec == 0 && timer.vusec == 0;
+    let (sec, usec) = if spent {
+        (timer.isec, timer.iusec)
+    } else {
+        (timer.vsec, timer.vusec)
+    };
+    let value = [timer.isec, timer.iusec, sec, usec]
         .map(u64::to_ne_bytes)
         .concat();
     let at = puppet.put(mem, &value)?;

@@ -70,6 +70,12 @@ pub struct TaskCoreEntry {
     /// Ours, ignored by criu: the signal that the parent gets when the process ends, where it is not SIGCHLD.
     #[prost(uint32, optional, tag = "20001")]
     pub cryopod_exit_signal: Option<u32>,
+    /// Ours, ignored by criu: which mappings a core dump holds (`/proc/PID/coredump_filter`).
+    #[prost(uint32, optional, tag = "20002")]
+    pub cryopod_coredump_filter: Option<u32>,
+    /// Ours, ignored by criu: new mappings are locked (`MCL_FUTURE` of mlockall(2)).
+    #[prost(bool, optional, tag = "20003")]
+    pub cryopod_lock_future: Option<bool>,
 }
 
 /// Which kernel objects a process has. Equal ids mean a shared object; the numbers name image files (`fdinfo-ID`,
@@ -173,6 +179,9 @@ pub struct ThreadCoreEntry {
     /// Ours, ignored by criu: the processors it may run on, as sched_getaffinity(2)'s bit mask.
     #[prost(bytes = "vec", optional, tag = "20002")]
     pub cryopod_affinity: Option<Vec<u8>>,
+    /// Ours, ignored by criu: what happens on a memory error (`PR_MCE_KILL_GET`).
+    #[prost(uint32, optional, tag = "20003")]
+    pub cryopod_mce_policy: Option<u32>,
 }
 
 /// All resource limits of a process, in the order of the `RLIMIT_*` numbers.

@@ -78,7 +78,6 @@ pub mod vma_status {
     pub const EXT_PLUGIN: u32 = 1 << 27;
 }
 
-
 /// Bits of [`VmaEntry::cryopod_extra`].
 pub mod vma_extra {
     /// Counted against the commit limit (VmFlags `ac`): it is or once was writable.
