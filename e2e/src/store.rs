@@ -95,11 +95,11 @@ fn a_name_is_taken_once(context: &Context) -> Result<()> {
     let first = scene.checkpoint("web:v1")?;
     scene
         .cryopod
-        .fails("busy", &["checkpoint", &pid, "web:v1"])?
+        .fails("invalid_input", &["checkpoint", &pid, "web:v1"])?
         .says("web:v1")?;
     scene
         .cryopod
-        .fails("busy", &["checkpoint", &pid, "web:v1", "--stop"])?;
+        .fails("invalid_input", &["checkpoint", &pid, "web:v1", "--stop"])?;
     ensure!(
         processes::is_alive(scene.root),
         "it was stopped without a checkpoint"

@@ -178,7 +178,7 @@ fn shared_anonymous(pid: i32, mapping: &Mapping) -> Result<SharedFile> {
     Ok(SharedFile {
         shmid: mapping.inode,
         file: OwnedFd::from(file),
-        size_bytes: mapping.offset + mapping.len(),
+        size_bytes: mapping.offset + mapping.size_bytes(),
     })
 }
 
@@ -214,7 +214,7 @@ fn range(entry: &VmaEntry) -> Option<DumpRange> {
     let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
     let all = entry.status & status::VDSO != 0;
     let wanted = all || (private && entry.status & status::KERNELS == 0);
-    wanted.then(|| DumpRange {
+    wanted.then_some(DumpRange {
         range: entry.start..entry.end,
         file: entry.status & status::FILE_PRIVATE != 0,
         all,

@@ -118,7 +118,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
 
 fn find_room(pid: i32, mem: &Mem, maps: &[maps::Mapping]) -> Result<u64> {
     if let Some(vdso) = maps.iter().find(|mapping| mapping.is("[vdso]")) {
-        let image = mem.read_vec(vdso.start, vdso.len() as usize)?;
+        let image = mem.read_vec(vdso.start, vdso.size_bytes() as usize)?;
         if let Some(room) = visit::find_room(&image) {
             return Ok(vdso.start + room as u64);
         }

@@ -28,7 +28,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// Length in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn size_bytes(&self) -> u64 {
         self.end - self.start
     }
 

@@ -166,14 +166,14 @@ impl Puppet {
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
         ptrace::set_regs(self.tid, &regs).task("set its registers", self.tid)?;
         for _entry_then_exit in 0..2 {
-            self.to_syscall_stop(born)?;
+            self.run_to_syscall_stop(born)?;
         }
         Ok(ptrace::regs(self.tid)
             .task("read its registers", self.tid)?
             .rax)
     }
 
-    fn to_syscall_stop(&self, born: &mut Option<i32>) -> Result<()> {
+    fn run_to_syscall_stop(&self, born: &mut Option<i32>) -> Result<()> {
         loop {
             ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
             match wait::wait(self.tid, false).task("wait for it", self.tid)? {

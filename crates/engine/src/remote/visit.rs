@@ -240,14 +240,14 @@ impl<'a> Visit<'a> {
             ptrace::set_sigmask(self.tid, u64::MAX).task("block its signals", self.tid)?;
         }
         for _entry_then_exit in 0..2 {
-            self.to_syscall_stop()?;
+            self.run_to_syscall_stop()?;
         }
         Ok(ptrace::regs(self.tid)
             .task("read its registers", self.tid)?
             .rax)
     }
 
-    fn to_syscall_stop(&mut self) -> Result<()> {
+    fn run_to_syscall_stop(&mut self) -> Result<()> {
         loop {
             ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
             match self.wait()? {

@@ -54,7 +54,7 @@ fn chain(image: &SeccompEntry, newest: Option<u32>) -> Result<Vec<usize>> {
 }
 
 fn install(puppet: &Puppet, mem: &Mem, filter: &[u8]) -> Result<()> {
-    if filter.len() % 8 != 0 || filter.len() > LARGEST_FILTER {
+    if !filter.len().is_multiple_of(8) || filter.len() > LARGEST_FILTER {
         return Err(Error::inconsistent(
             "seccomp",
             "a filter of an impossible length",

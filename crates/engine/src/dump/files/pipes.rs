@@ -1,7 +1,6 @@
 //! Pipes: the ends as file entries, what is in them in pipes-data.img. Fifos share the second half.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cryopod_image::criu::{FdTypes, FileEntry, PipeDataEntry, PipeEntry};
@@ -65,12 +64,8 @@ impl<'a> Contents<'a> {
         if bytes == 0 {
             return Ok(());
         }
-        let mut copy = File::from(copy);
-        if one.seen.flags() & libc::O_DIRECT as u32 == 0 {
-            image.payload_from(&mut copy, bytes as u64)?;
-            return Ok(());
-        }
-        // In packet mode one read gives one packet, and the image cannot tell where one ends.
+        // One read gives everything, or one packet where they were written in packet mode (O_DIRECT, which only the
+        // writing end shows); the image cannot tell where one ends.
         let mut packet = vec![0; bytes];
         let read = one.check("read the copy of it", rustix::io::read(&copy, &mut packet))?;
         if read < bytes {

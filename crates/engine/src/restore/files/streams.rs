@@ -1,6 +1,6 @@
 //! Standard streams that led outside the tree: joined to what the restorer has, or to nothing.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -32,9 +32,9 @@ fn by_access(flags: u32) -> u32 {
 pub fn own(number: u32) -> Result<OwnedFd> {
     let duplicate = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, 0);
     let duplicated = match number {
-        0 => duplicate(std::io::stdin().as_fd()),
-        1 => duplicate(std::io::stdout().as_fd()),
-        _ => duplicate(std::io::stderr().as_fd()),
+        0 => duplicate(rustix::stdio::stdin()),
+        1 => duplicate(rustix::stdio::stdout()),
+        _ => duplicate(rustix::stdio::stderr()),
     };
     match duplicated {
         Err(Errno::BADF) => null(),
