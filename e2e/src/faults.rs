@@ -87,8 +87,7 @@ fn computes(scene: &Scene) -> Result<()> {
     poll::until("every thread of the target to go on", || {
         scene.content()?;
         let now = targets::read_counters(&scene.directory)?;
-        let all = now.len() as u64 == targets::COUNTERS
-            && now.iter().zip(&before).all(|(now, before)| now > before);
+        let all = advanced(&before, &now);
         ensure!(
             processes::is_alive(scene.root),
             "the target has ended\n{}",
@@ -97,6 +96,12 @@ fn computes(scene: &Scene) -> Result<()> {
         Ok(all.then_some(()))
     })
     .with_context(|| format!("counters were {before:?}; {}", states(scene)))
+}
+
+/// Whether every thread of the computing target has gone on.
+fn advanced(before: &[u64], now: &[u64]) -> bool {
+    now.len() as u64 == targets::COUNTERS
+        && now.iter().zip(before).all(|(now, before)| now > before)
 }
 
 /// What the tasks of a target are doing, for an error.
@@ -209,6 +214,7 @@ fn killed_while_it_restores(context: &Context) -> Result<()> {
         computes(&scene)?;
         end(&scene)?;
     }
+    let pids = before.pids.iter().copied().collect();
     let mut random = Random::new();
     for round in 0..KILLED_RESTORES {
         let delay = random.within(stretch);
@@ -222,25 +228,25 @@ fn killed_while_it_restores(context: &Context) -> Result<()> {
                 .start(&["restore", "target:kept", "--detach"])?,
             delay,
         )?;
-        let whole = poll::until("the tree to be there or not", || {
-            let present = before
-                .pids
-                .iter()
-                .filter(|pid| processes::is_alive(**pid))
-                .count();
-            processes::reap_all(&before.pids.iter().copied().collect());
-            if present == 0 {
-                return Ok(Some(false));
-            }
-            // What is on its way out may be gone when it is looked at.
-            let untraced = scene.snapshot().is_ok_and(|now| now.traced().is_empty());
-            let doomed = before.pids.iter().any(|pid| processes::is_doomed(*pid));
-            Ok((present == before.pids.len() && untraced && !doomed).then_some(true))
-        });
+        let counters = targets::read_counters(&scene.directory)?;
+        let whole = poll::until(
+            "all of the tree to go on, or none of it to be there",
+            || {
+                processes::reap_all(&pids);
+                let present = pids.iter().filter(|pid| processes::is_alive(**pid)).count();
+                if present == 0 {
+                    return Ok(Some(false));
+                }
+                // What is on its way out may be gone when it is looked at.
+                let untraced = scene.snapshot().is_ok_and(|now| now.traced().is_empty());
+                let computes = advanced(&counters, &targets::read_counters(&scene.directory)?);
+                Ok((present == pids.len() && untraced && computes).then_some(true))
+            },
+        );
         if whole.with_context(|| format!("{what}; {}", states(&scene)))? {
-            computes(&scene).context(what)?;
             end(&scene)?;
         }
+        scene.content().context(what)?;
     }
     scene.restore("target:kept")?;
     scene.same_as(&before, "after the last restore")?;

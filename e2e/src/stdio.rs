@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -88,12 +89,17 @@ impl Lines {
         Ok(Some(line))
     }
 
-    /// Waits for a line that begins so.
+    /// Waits for a line that begins so, among ticks without end.
     fn until(&mut self, start: &str) -> Result<()> {
+        let deadline = Instant::now() + poll::PATIENCE;
         while let Some(line) = self.next()? {
             if line.starts_with(start) {
                 return Ok(());
             }
+            ensure!(
+                Instant::now() < deadline,
+                "waited in vain for {start:?}, up to {line:?}"
+            );
         }
         bail!("the output ended before {start:?} came")
     }

@@ -109,19 +109,6 @@ pub fn is_alive(pid: i32) -> bool {
     })
 }
 
-/// Whether a process has been killed and only has to notice.
-pub fn is_doomed(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pending = status.lines().filter_map(|line| {
-        line.strip_prefix("SigPnd:")
-            .or(line.strip_prefix("ShdPnd:"))
-    });
-    let kill = 1 << (Signal::KILL.as_raw() - 1);
-    pending
-        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .any(|mask| mask & kill != 0)
-}
-
 /// How a child ended, if it has.
 pub fn reap(child: i32) -> Result<Option<WaitStatus>> {
     match rustix::process::waitpid(Some(pid(child)?), WaitOptions::NOHANG) {
