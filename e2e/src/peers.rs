@@ -21,7 +21,6 @@ fn simple() -> Vec<Program> {
         Program::native("pipes"),
         Program::native("crowd").arg("20"),
         Program::native("throng").arg("20"),
-        Program::native("shared_memory"),
     ]
 }
 

@@ -46,6 +46,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The list of digests the set was opened with has the file, the directory has not.
+    #[error("{} is missing from this image set", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// The list of digests the set was opened with does not have the file.
     #[error("{} is not one of the files this image set was made with", path.display())]
     NotListed {
@@ -387,7 +394,8 @@ impl Error {
             | Self::BlockDigest { .. }
             | Self::FileSize { .. }
             | Self::Pagemap { .. }
-            | Self::PagesTooShort { .. } => ErrorKind::Corrupt,
+            | Self::PagesTooShort { .. }
+            | Self::Missing { .. } => ErrorKind::Corrupt,
         }
     }
 }

@@ -415,10 +415,16 @@ impl Tree {
     pub fn let_go(mut self) -> Result<()> {
         let mut made: Vec<(usize, Made)> = self.made.drain().collect();
         made.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-        for (_, one) in &made {
-            for thread in one.threads.iter().chain(std::iter::once(&one.puppet)) {
-                ptrace::detach(thread.tid).task("let it go", thread.tid)?;
-            }
+        // From here on every thread may live without cryopod: if it dies now, it takes nobody along.
+        let threads = || {
+            made.iter()
+                .flat_map(|(_, one)| one.threads.iter().chain(std::iter::once(&one.puppet)))
+        };
+        for thread in threads() {
+            ptrace::set_options(thread.tid, 0).task("let it live", thread.tid)?;
+        }
+        for thread in threads() {
+            ptrace::detach(thread.tid).task("let it go", thread.tid)?;
         }
         self.pids.clear();
         Ok(())

@@ -220,9 +220,12 @@ impl SetReader {
         // O_NONBLOCK so that a named pipe in the place of the file does not block the open; regular files ignore it.
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let open_error = |errno: rustix::io::Errno| Error::Open {
-            path: path.clone(),
-            source: errno.into(),
+        let open_error = |errno: rustix::io::Errno| match (errno, digest) {
+            (rustix::io::Errno::NOENT, Some(_)) => Error::Missing { path: path.clone() },
+            _ => Error::Open {
+                path: path.clone(),
+                source: errno.into(),
+            },
         };
         let file =
             rustix::fs::openat(&self.dir, &name, flags, Mode::empty()).map_err(open_error)?;
