@@ -21,8 +21,6 @@ use crate::targets;
 
 /// Moments of a checkpoint at which cryopod is killed.
 const KILLED_CHECKPOINTS: u32 = 200;
-/// Moments of a restore.
-const KILLED_RESTORES: u32 = 30;
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -30,7 +28,6 @@ pub fn tests() -> Vec<Test> {
             "faults::killed_while_it_takes_a_checkpoint",
             killed_while_it_takes_a_checkpoint,
         ),
-        Test::new("faults::killed_while_it_restores", killed_while_it_restores),
         Test::new("faults::interrupted_by_sigint", |c| {
             interrupted(c, Signal::INT)
         }),
@@ -199,76 +196,6 @@ fn unharmed(scene: &Scene, before: &Snapshot, thoroughly: bool) -> Result<()> {
         scene.same_as(before, "after cryopod was killed")?;
     }
     Ok(())
-}
-
-/// A restore that is killed leaves all of the tree or nothing of it.
-fn killed_while_it_restores(context: &Context) -> Result<()> {
-    let mut scene = computing(context)?;
-    let mut stretch = Duration::ZERO;
-    let before = scene.snapshot()?;
-    scene.checkpoint_and_stop("target:kept")?;
-    for _ in 0..3 {
-        let started = Instant::now();
-        scene.restore("target:kept")?;
-        stretch = stretch.max(started.elapsed());
-        computes(&scene)?;
-        end(&scene)?;
-    }
-    let pids = before.pids.iter().copied().collect();
-    let mut random = Random::new();
-    for round in 0..KILLED_RESTORES {
-        let delay = random.within(stretch);
-        let what = format!(
-            "round {round}, killed after {delay:?} of {stretch:?}, seed {}",
-            random.seed
-        );
-        kill_after(
-            scene
-                .cryopod
-                .start(&["restore", "target:kept", "--detach"])?,
-            delay,
-        )?;
-        let counters = targets::read_counters(&scene.directory)?;
-        let whole = poll::until(
-            "all of the tree to go on, or none of it to be there",
-            || {
-                processes::reap_all(&pids);
-                let present = pids.iter().filter(|pid| processes::is_alive(**pid)).count();
-                if present == 0 {
-                    return Ok(Some(false));
-                }
-                // What is on its way out may be gone when it is looked at.
-                let untraced = scene.snapshot().is_ok_and(|now| now.traced().is_empty());
-                let computes = advanced(&counters, &targets::read_counters(&scene.directory)?);
-                Ok((present == pids.len() && untraced && computes).then_some(true))
-            },
-        );
-        if whole.with_context(|| format!("{what}; {}", states(&scene)))? {
-            end(&scene)?;
-        }
-        scene.content().context(what)?;
-    }
-    scene.restore("target:kept")?;
-    scene.same_as(&before, "after the last restore")?;
-    computes(&scene)?;
-    scene.finish()
-}
-
-/// Ends the target's processes, to restore them again: all at once, or the last ones would see the first ones die.
-fn end(scene: &Scene) -> Result<()> {
-    let pids = processes::tree(scene.root);
-    for by in [Signal::STOP, Signal::KILL] {
-        for pid in &pids {
-            processes::signal(*pid, by)?;
-        }
-        let stopped = |pid: &i32| {
-            processes::Stat::read(&pid.to_string()).is_ok_and(|stat| stat.state() == "T")
-        };
-        poll::until_true("the target to stop", || {
-            by == Signal::KILL || pids.iter().all(stopped)
-        })?;
-    }
-    scene.await_nothing_left()
 }
 
 /// In the middle of writing, a signal asks for an end: everything is as before.
