@@ -26,7 +26,7 @@ use crate::progress::{Cancel, Progress};
 /// Bytes of one buffer on its way from reader to writer.
 const BUFFER_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 /// Buffers under way at any time.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 4;
 
 /// An address space whose contents are to be read.
 #[derive(Debug)]
