@@ -4,30 +4,15 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use cryopod_image::criu::{VmaEntry, vma_extra};
+use cryopod_image::criu::{VmaEntry, vma_extra, vma_status as status};
 
 use super::files::Files;
 use super::shmem::{SharedFile, Shmem};
 use crate::error::{Error, Result};
 use crate::proc::{self, maps::Mapping};
 
-/// Bits of `VmaEntry::status`.
-pub mod status {
-    // What each is says its name.
-    pub const REGULAR: u32 = 1 << 0;
-    pub const STACK: u32 = 1 << 1;
-    pub const VSYSCALL: u32 = 1 << 2;
-    pub const VDSO: u32 = 1 << 3;
-    pub const HEAP: u32 = 1 << 5;
-    pub const FILE_PRIVATE: u32 = 1 << 6;
-    pub const FILE_SHARED: u32 = 1 << 7;
-    pub const ANON_SHARED: u32 = 1 << 8;
-    pub const ANON_PRIVATE: u32 = 1 << 9;
-    pub const VVAR: u32 = 1 << 12;
-    pub const MEMFD: u32 = 1 << 14;
-    /// What the kernel itself puts into every address space.
-    pub const KERNELS: u32 = VSYSCALL | VDSO | VVAR;
-}
+/// What the kernel itself puts into every address space.
+pub const KERNELS: u32 = status::AREA_VSYSCALL | status::AREA_VDSO | status::AREA_VVAR;
 
 /// madvise(2) advice that shows in VmFlags, and its number. In `VmaEntry::madv`, advice N is bit N.
 pub const ADVICE: [(&[u8; 2], i32); 8] = [
@@ -76,16 +61,16 @@ pub fn dump(
             pgoff: mapping.offset,
             prot: mapping.prot,
             flags: flags(mapping),
-            status: status::REGULAR,
+            status: status::AREA_REGULAR,
             fd: -1,
             madv: Some(advice(mapping)),
             cryopod_extra: Some(extra(mapping)),
             ..VmaEntry::default()
         };
         match mapping.name.as_slice() {
-            b"[vsyscall]" => entry.status = status::VSYSCALL,
-            b"[vdso]" => entry.status |= status::VDSO,
-            name if name.starts_with(b"[vvar") => entry.status |= status::VVAR,
+            b"[vsyscall]" => entry.status = status::AREA_VSYSCALL,
+            b"[vdso]" => entry.status |= status::AREA_VDSO,
+            name if name.starts_with(b"[vvar") => entry.status |= status::AREA_VVAR,
             _ if mapping.inode == 0 => anonymous(&mut entry, mapping),
             name if mapping.shared && is_shared_anonymous(name) => {
                 entry.status |= status::ANON_SHARED;
@@ -95,7 +80,7 @@ pub fn dump(
             }
             name => file(&mut entry, files, pid, mapping, name)?,
         }
-        if entry.status & status::KERNELS != 0 {
+        if entry.status & KERNELS != 0 {
             // As criu has it: the kernel's own pages look like private anonymous ones.
             entry.status |= status::ANON_PRIVATE;
             entry.flags |= libc::MAP_ANONYMOUS as u32;
@@ -152,10 +137,10 @@ fn anonymous(entry: &mut VmaEntry, mapping: &Mapping) {
     entry.flags |= libc::MAP_ANONYMOUS as u32;
     entry.pgoff = 0;
     if mapping.is("[heap]") {
-        entry.status |= status::HEAP;
+        entry.status |= status::AREA_HEAP;
     }
     if mapping.is("[stack]") {
-        entry.status |= status::STACK;
+        entry.status |= status::AREA_STACK;
     }
 }
 
@@ -195,7 +180,7 @@ fn file(
         status::FILE_PRIVATE
     };
     if name.starts_with(b"/memfd:") {
-        entry.status |= status::MEMFD;
+        entry.status |= status::AREA_MEMFD;
     }
     // A shared mapping that may be made writable was made from a descriptor open for writing.
     let flags = if mapping.shared && mapping.has(b"mw") {
@@ -212,8 +197,8 @@ fn file(
 fn range(entry: &VmaEntry) -> Option<DumpRange> {
     let droppable = entry.flags & libc::MAP_TYPE as u32 == MAP_DROPPABLE as u32;
     let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
-    let all = entry.status & status::VDSO != 0;
-    let wanted = all || (private && entry.status & status::KERNELS == 0);
+    let all = entry.status & status::AREA_VDSO != 0;
+    let wanted = all || (private && entry.status & KERNELS == 0);
     wanted.then_some(DumpRange {
         range: entry.start..entry.end,
         file: entry.status & status::FILE_PRIVATE != 0,
@@ -255,12 +240,15 @@ mod tests {
             flags: libc::MAP_PRIVATE as u32,
             ..VmaEntry::default()
         };
-        assert!(range(&entry(status::REGULAR | status::ANON_PRIVATE)).is_some());
+        assert!(range(&entry(status::AREA_REGULAR | status::ANON_PRIVATE)).is_some());
         assert!(
-            range(&entry(status::REGULAR | status::FILE_PRIVATE)).is_some_and(|range| range.file)
+            range(&entry(status::AREA_REGULAR | status::FILE_PRIVATE))
+                .is_some_and(|range| range.file)
         );
-        assert!(range(&entry(status::REGULAR | status::VDSO)).is_some_and(|range| range.all));
-        assert!(range(&entry(status::REGULAR | status::ANON_SHARED)).is_none());
-        assert!(range(&entry(status::REGULAR | status::VVAR)).is_none());
+        assert!(
+            range(&entry(status::AREA_REGULAR | status::AREA_VDSO)).is_some_and(|range| range.all)
+        );
+        assert!(range(&entry(status::AREA_REGULAR | status::ANON_SHARED)).is_none());
+        assert!(range(&entry(status::AREA_REGULAR | status::AREA_VVAR)).is_none());
     }
 }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra};
+use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra, vma_status as status};
 use cryopod_sys::memory::PAGE;
 
 use super::files::Files;
 use super::shmem::Shared;
-use crate::dump::mappings::{MAP_DROPPABLE, status};
+use crate::dump::mappings::{KERNELS, MAP_DROPPABLE};
 use crate::error::{Error, Result};
 use crate::proc::{maps, mem::Mem};
 use crate::remote::puppet::{Puppet, SCRATCH_BYTES};
@@ -50,7 +50,7 @@ pub fn find_scratch<'a>(spaces: impl Iterator<Item = &'a MmEntry>) -> Result<u64
 }
 
 fn is_special(vma: &VmaEntry) -> bool {
-    vma.status & status::KERNELS != 0
+    vma.status & KERNELS != 0
 }
 
 /// The files that mappings want, each with the access it needs.
@@ -329,7 +329,7 @@ pub fn late_advice(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
 
 /// arch_prctl(ARCH_MAP_VDSO_64) maps all parts of the vdso from one address on.
 fn vdso(puppet: &Puppet, mm: &MmEntry, kept: &[bool]) -> Result<()> {
-    let parts = |vma: &VmaEntry| vma.status & (status::VDSO | status::VVAR) != 0;
+    let parts = |vma: &VmaEntry| vma.status & (status::AREA_VDSO | status::AREA_VVAR) != 0;
     let Some(first) = mm.vmas.iter().position(parts) else {
         return Ok(());
     };
@@ -397,11 +397,11 @@ pub fn first_gate(pid: i32, mem: &Mem) -> Result<u64> {
 pub fn find_gate(mem: &Mem, mm: &MmEntry) -> Result<u64> {
     let runs = |vma: &&VmaEntry| {
         vma.prot & libc::PROT_EXEC as u32 != 0
-            && vma.status & (status::VVAR | status::VSYSCALL) == 0
+            && vma.status & (status::AREA_VVAR | status::AREA_VSYSCALL) == 0
     };
     let mut candidates: Vec<&VmaEntry> = mm.vmas.iter().filter(runs).collect();
     // The vdso first: it always has one and is small.
-    candidates.sort_by_key(|vma| vma.status & status::VDSO == 0);
+    candidates.sort_by_key(|vma| vma.status & status::AREA_VDSO == 0);
     candidates
         .into_iter()
         .find_map(|vma| find_syscall(mem, vma.start..vma.end))

@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use cryopod_image::criu::MmEntry;
+use cryopod_image::criu::{MmEntry, vma_status as status};
 use cryopod_image::pagemap::{PageRun, Pagemap};
 use cryopod_image::set::PagesReader;
 use cryopod_image::{BLOCK_SIZE_BYTES, Kind, SetReader};
 use cryopod_sys::memory::PAGE;
 
-use crate::dump::mappings::status;
+use crate::dump::mappings::KERNELS;
 use crate::error::{Error, Result};
 use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
@@ -76,7 +76,7 @@ impl Contents {
                 };
                 let end = run.end().min(vma.end);
                 let offset = run.pages_offset_bytes + (at - run.vaddr);
-                if vma.status & status::VDSO != 0 {
+                if vma.status & status::AREA_VDSO != 0 {
                     contents.vdso.push(PageRun {
                         vaddr: at,
                         nr_pages: (end - at) / PAGE,
@@ -269,7 +269,7 @@ pub fn drop_inherited(
         .vmas
         .iter()
         .zip(inherited)
-        .filter(|(vma, kept)| **kept && vma.status & status::KERNELS == 0)
+        .filter(|(vma, kept)| **kept && vma.status & KERNELS == 0)
     {
         if vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) == 0 {
             continue;

@@ -279,7 +279,7 @@ fn check_mappings(pid: i32, mm: &MmEntry) -> Result<()> {
     let mut end = 0;
     for vma in &mm.vmas {
         let aligned = (vma.start | vma.end) % cryopod_sys::memory::PAGE == 0;
-        let vsyscall = vma.status & crate::dump::mappings::status::VSYSCALL != 0;
+        let vsyscall = vma.status & cryopod_image::criu::vma_status::AREA_VSYSCALL != 0;
         if !aligned
             || vma.start < end
             || vma.start >= vma.end

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+use cryopod_image::criu::vma_status as status;
 use cryopod_image::pagemap::Pagemap;
 use cryopod_image::{Kind, SetReader};
 use cryopod_sys::{Errno, fd, memory};
 
 use super::files::Files;
 use super::plan::Plan;
-use crate::dump::mappings::status;
 use crate::error::{Context, Error, Result};
 
 /// No shared memory of a real program is larger; a hostile image could otherwise ask for anything.
