@@ -25,6 +25,8 @@ pub(crate) mod signals;
 mod threads;
 mod timers;
 
+use std::num::NonZeroUsize;
+
 use cryopod_image::SetWriter;
 
 pub use report::{DumpReport, ProcessSummary};
@@ -42,6 +44,8 @@ pub struct DumpOptions {
     pub shell_job: bool,
     /// The largest deleted file whose contents are taken along, in bytes.
     pub ghost_limit_bytes: u64,
+    /// Threads that read and write memory; as many as there are processors when left out.
+    pub jobs: Option<NonZeroUsize>,
 }
 
 impl Default for DumpOptions {
@@ -50,6 +54,7 @@ impl Default for DumpOptions {
             external_stdio: false,
             shell_job: false,
             ghost_limit_bytes: 1 << 20,
+            jobs: None,
         }
     }
 }
@@ -107,6 +112,6 @@ pub fn dump(
         spaces: memory,
         shared: shmem,
     };
-    contents.write(set, &mut report, progress, cancel)?;
+    contents.write(set, options.jobs, &mut report, progress, cancel)?;
     Ok(report)
 }

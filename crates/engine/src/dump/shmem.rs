@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use cryopod_sys::Errno;
+
+use crate::error::{Context, Result};
+
 /// A file of memory whose contents belong into the set.
 #[derive(Debug)]
 pub struct SharedFile {
@@ -12,6 +16,25 @@ pub struct SharedFile {
     pub file: OwnedFd,
     /// Its size, or as much of it as anybody maps, in bytes.
     pub size_bytes: u64,
+}
+
+impl SharedFile {
+    /// Fills a buffer; behind the file's end there are zeroes.
+    pub fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match rustix::io::pread(&self.file, &mut buffer[done..], at + done as u64) {
+                Ok(0) => {
+                    buffer[done..].fill(0);
+                    return Ok(());
+                }
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).host("read shared memory"),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// All shared memory of a tree, by number.

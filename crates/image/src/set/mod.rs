@@ -3,6 +3,7 @@
 //! [`SetWriter`] makes one, [`SetReader`] reads one, whether cryopod or criu made it. Neither descends into
 //! directories nor takes a file name from an image: names are made of a [`Kind`](crate::kind::Kind) and a number.
 
+mod block;
 mod entries;
 mod pages_reader;
 mod pages_writer;
@@ -11,6 +12,7 @@ mod payload;
 mod reader;
 mod writer;
 
+pub use self::block::BlockBuffer;
 pub use self::entries::{EntryReader, MAX_PAYLOAD_BYTES};
 pub use self::pages_reader::PagesReader;
 pub use self::pages_writer::PagesWriter;

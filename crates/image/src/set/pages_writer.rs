@@ -1,95 +1,111 @@
-//! Writing pages files.
+//! Writing pages files, by several threads at once.
 
 use std::fs::File;
-use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{BLOCK_LEN, BLOCK_SIZE_BYTES, FileDigest};
 use crate::error::Error;
+use crate::set::block::is_aligned;
 use crate::set::writer::SetWriter;
 
-/// A pages file being written from beginning to end. Call [`finish`](Self::finish), or the set cannot be finished.
+/// A pages file being written, block by block, in any order and by any thread. Call [`finish`](Self::finish), or the
+/// set cannot be finished.
 pub struct PagesWriter<'a> {
     set: &'a SetWriter,
     name: String,
     path: PathBuf,
     file: File,
-    /// The block that is not full yet; always shorter than a block between calls.
-    pending: Vec<u8>,
-    blocks: Vec<[u8; 32]>,
+    /// The same file, opened so that writes pass by the page cache; where the file system is better off with that.
+    direct: Option<File>,
+    /// Every block, by its index; `None` until it is written.
+    blocks: Mutex<Vec<Option<Written>>>,
 }
 
+/// Size in bytes and digest of a block.
+type Written = (usize, [u8; 32]);
+
 impl<'a> PagesWriter<'a> {
-    pub(super) fn new(set: &'a SetWriter, name: String, path: PathBuf, file: File) -> Self {
+    pub(super) fn new(
+        set: &'a SetWriter,
+        name: String,
+        path: PathBuf,
+        file: File,
+        direct: Option<OwnedFd>,
+    ) -> Self {
         Self {
             set,
             name,
             path,
             file,
-            pending: Vec::with_capacity(BLOCK_LEN),
-            blocks: Vec::new(),
+            direct: direct.map(File::from),
+            blocks: Mutex::new(Vec::new()),
         }
     }
 
-    /// Adds bytes. Whole blocks given when [`position_bytes`](Self::position_bytes) is at the start of a block are
-    /// written from where they are, anything else is gathered into blocks first.
+    /// Writes block `index`, which begins at `index` times [`BLOCK_SIZE_BYTES`]. All but the last are that long; each
+    /// is written once. A [`BlockBuffer`](super::BlockBuffer) saves a copy.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        if !self.pending.is_empty() {
-            let (head, rest) = bytes.split_at(bytes.len().min(BLOCK_LEN - self.pending.len()));
-            self.pending.extend_from_slice(head);
-            bytes = rest;
-            if self.pending.len() < BLOCK_LEN {
-                return Ok(());
-            }
-            let block = std::mem::take(&mut self.pending);
-            let written = self.write_block(&block);
-            self.pending = block;
-            self.pending.clear();
-            written?;
+    /// [`Error::Write`]; [`Error::OutOfRange`] for a block that is longer than blocks are.
+    pub fn write_block(&self, index: u64, block: &[u8]) -> Result<(), Error> {
+        let offset = index.saturating_mul(BLOCK_SIZE_BYTES);
+        if block.len() > BLOCK_LEN || offset > i64::MAX as u64 - BLOCK_SIZE_BYTES {
+            return Err(Error::OutOfRange {
+                path: self.path.clone(),
+                offset,
+                size_bytes: block.len() as u64,
+                file_bytes: BLOCK_SIZE_BYTES,
+            });
         }
-        let mut blocks = bytes.chunks_exact(BLOCK_LEN);
-        for block in &mut blocks {
-            self.write_block(block)?;
+        let digest = *blake3::hash(block).as_bytes();
+        let file = match &self.direct {
+            Some(direct) if is_aligned(block) => direct,
+            _ => &self.file,
+        };
+        file.write_all_at(block, offset)
+            .map_err(|source| Error::Write {
+                path: self.path.clone(),
+                offset,
+                source,
+            })?;
+        // A block is noted with one assignment: what a thread that panicked left behind is whole.
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = index as usize;
+        if blocks.len() <= place {
+            blocks.resize(place + 1, None);
         }
-        self.pending.extend_from_slice(blocks.remainder());
+        blocks[place] = Some((block.len(), digest));
         Ok(())
     }
 
-    /// How many bytes have been added.
-    #[must_use]
-    pub fn position_bytes(&self) -> u64 {
-        self.blocks.len() as u64 * BLOCK_SIZE_BYTES + self.pending.len() as u64
-    }
-
-    /// Completes the file and returns its size.
+    /// Completes the file and returns its size in bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`].
-    pub fn finish(mut self) -> Result<u64, Error> {
-        let size_bytes = self.position_bytes();
-        if !self.pending.is_empty() {
-            let block = std::mem::take(&mut self.pending);
-            self.write_block(&block)?;
+    /// [`Error::Unfinished`] when a block is missing, or one before the last is short.
+    pub fn finish(self) -> Result<u64, Error> {
+        let blocks = self
+            .blocks
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let last = blocks.len().saturating_sub(1);
+        let mut size_bytes = 0;
+        let mut digests = Vec::with_capacity(blocks.len());
+        for (index, block) in blocks.into_iter().enumerate() {
+            match block {
+                Some((len, digest)) if len == BLOCK_LEN || index == last => {
+                    size_bytes += len as u64;
+                    digests.push(digest);
+                }
+                _ => return Err(Error::Unfinished { path: self.path }),
+            }
         }
         self.set
-            .finished(FileDigest::of_blocks(self.name, size_bytes, self.blocks));
+            .finished(FileDigest::of_blocks(self.name, size_bytes, digests));
         Ok(size_bytes)
-    }
-
-    fn write_block(&mut self, block: &[u8]) -> Result<(), Error> {
-        let offset = self.blocks.len() as u64 * BLOCK_SIZE_BYTES;
-        let written = self.file.write_all(block);
-        written.map_err(|source| Error::Write {
-            path: self.path.clone(),
-            offset,
-            source,
-        })?;
-        self.blocks.push(*blake3::hash(block).as_bytes());
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,7 @@ use crate::set::payload::Payload;
 pub struct SetWriter {
     dir: OwnedFd,
     path: PathBuf,
+    passes_by_cache: bool,
     /// Every file created, by name; `None` until it is finished.
     files: Mutex<BTreeMap<String, Option<FileDigest>>>,
 }
@@ -42,6 +43,7 @@ impl SetWriter {
                 source: errno.into(),
             })?;
         Ok(Self {
+            passes_by_cache: passes_by_cache(fd.as_fd()),
             dir: fd,
             path: dir.to_owned(),
             files: Mutex::new(BTreeMap::new()),
@@ -99,7 +101,8 @@ impl SetWriter {
     /// [`Error::Create`].
     pub fn pages(&self, pages_id: u32) -> Result<PagesWriter<'_>, Error> {
         let (name, path, file) = self.create_file(Kind::Pages, Some(pages_id.into()))?;
-        Ok(PagesWriter::new(self, name, path, file))
+        let direct = self.passes_by_cache.then(|| self.open_direct(&name));
+        Ok(PagesWriter::new(self, name, path, file, direct.flatten()))
     }
 
     /// Ends the set: the digests of all files, by name.
@@ -145,10 +148,27 @@ impl SetWriter {
         Ok((name, path, file.into()))
     }
 
+    /// The file once more, for writing past the page cache. Without it writing merely takes longer.
+    fn open_direct(&self, name: &str) -> Option<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, name, flags, Mode::empty()).ok()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<FileDigest>>> {
         // Every change is one insert: what a thread that panicked left behind is whole.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether pages are better written past the page cache (`O_DIRECT`, open(2)): on file systems that hand such writes
+/// straight to a disk. Pages are read again much later, if ever, and in the cache they cost a copy, the time to find
+/// memory for them, and what other programs had there.
+fn passes_by_cache(dir: BorrowedFd<'_>) -> bool {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const F2FS: u64 = 0xf2f5_2010;
+    let kind = rustix::fs::fstatfs(dir).map(|stat| stat.f_type as u64);
+    matches!(kind, Ok(EXT4 | XFS | F2FS))
 }
 
 /// A file of entries being written. Call [`finish`](Self::finish) at the end, or the set cannot be finished.

@@ -257,8 +257,10 @@ fn several_pagemaps_may_name_the_same_pages_and_must_not_need_more_than_there_ar
         writer.push(0x1000, nr_pages, page_flags::PRESENT).unwrap();
         writer.finish().unwrap();
     }
-    let mut pages = set.pages(1).unwrap();
-    pages.write(&[5; 2 * PAGE_SIZE_BYTES as usize]).unwrap();
+    let pages = set.pages(1).unwrap();
+    pages
+        .write_block(0, &[5; 2 * PAGE_SIZE_BYTES as usize])
+        .unwrap();
     pages.finish().unwrap();
 
     let set = scratch.verifying_reader(set.finish().unwrap());

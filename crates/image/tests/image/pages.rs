@@ -1,5 +1,6 @@
-//! Pages files: written in any pieces, read in any pieces, damage found.
+//! Pages files: written in any order, read in any pieces, damage found.
 
+use cryopod_image::set::BlockBuffer;
 use cryopod_image::{BLOCK_SIZE_BYTES, Error, ErrorKind, FileDigest};
 use proptest::prelude::*;
 
@@ -19,8 +20,10 @@ fn noise(length: usize) -> Vec<u8> {
 
 fn write_pages(scratch: &Scratch, bytes: &[u8]) -> Vec<FileDigest> {
     let set = scratch.writer();
-    let mut pages = set.pages(1).unwrap();
-    pages.write(bytes).unwrap();
+    let pages = set.pages(1).unwrap();
+    for (index, block) in bytes.chunks(BLOCK).enumerate() {
+        pages.write_block(index as u64, block).unwrap();
+    }
     assert_eq!(pages.finish().unwrap(), bytes.len() as u64);
     set.finish().unwrap()
 }
@@ -29,25 +32,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn pieces_do_not_matter(
+    fn the_order_of_blocks_does_not_matter(
         length in prop_oneof![0..3 * BLOCK, Just(0), Just(BLOCK), Just(2 * BLOCK), Just(BLOCK + 1)],
-        pieces in prop::collection::vec(prop_oneof![1..8192_usize, 1..2 * BLOCK, Just(BLOCK)], 1..8),
+        turn in any::<prop::sample::Index>(),
         reads in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6),
     ) {
         let bytes = noise(length);
         let scratch = Scratch::new();
         let set = scratch.writer();
-        let mut pages = set.pages(1).unwrap();
-        let mut rest = bytes.as_slice();
-        for piece in pieces.iter().cycle() {
-            prop_assert_eq!(pages.position_bytes(), (bytes.len() - rest.len()) as u64);
-            if rest.is_empty() {
-                break;
+        let pages = set.pages(1).unwrap();
+        let mut indexes: Vec<usize> = (0..length.div_ceil(BLOCK)).collect();
+        let count = indexes.len().max(1);
+        indexes.rotate_left(turn.index(count));
+        std::thread::scope(|scope| {
+            for own in indexes.chunks(2) {
+                let (pages, bytes) = (&pages, &bytes);
+                scope.spawn(move || {
+                    let mut buffer = BlockBuffer::new();
+                    for &index in own {
+                        let end = bytes.len().min((index + 1) * BLOCK);
+                        buffer.set_len(0);
+                        assert!(buffer.fill_from(&bytes[index * BLOCK..end]).is_empty());
+                        pages.write_block(index as u64, &buffer).unwrap();
+                    }
+                });
             }
-            let (head, tail) = rest.split_at(rest.len().min(*piece));
-            pages.write(head).unwrap();
-            rest = tail;
-        }
+        });
         prop_assert_eq!(pages.finish().unwrap(), length as u64);
         prop_assert!(std::fs::read(scratch.path("pages-1.img")).unwrap() == bytes);
 
@@ -215,4 +225,21 @@ fn block_digests_that_contradict_each_other_are_refused() {
         "pages-1.img",
     );
     assert!(matches!(error, Error::BadDigestList { .. }));
+}
+
+#[test]
+fn a_file_with_a_gap_is_not_finished() {
+    let scratch = Scratch::new();
+    let set = scratch.writer();
+    let pages = set.pages(1).unwrap();
+    pages.write_block(1, &noise(100)).unwrap();
+    let (error, _) = failure(pages.finish(), "pages-1.img");
+    assert!(matches!(error, Error::Unfinished { .. }));
+
+    let pages = set.pages(2).unwrap();
+    pages.write_block(0, &noise(100)).unwrap();
+    pages.write_block(1, &noise(BLOCK)).unwrap();
+    assert!(pages.finish().is_err());
+    let pages = set.pages(3).unwrap();
+    assert!(pages.write_block(0, &noise(BLOCK + 1)).is_err());
 }
