@@ -126,6 +126,16 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// A socket could not be given an option that it had.
+    #[error("cannot set the socket option {name} to {value}")]
+    SocketOption {
+        /// SO_*.
+        name: &'static str,
+        /// What it was.
+        value: i32,
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// A line of /proc is not as proc(5) describes it.
     #[error("{path}: not understood: {line:?}")]
     Proc {
@@ -205,6 +215,7 @@ impl Error {
             Self::Task { source, .. }
             | Self::Remote { source, .. }
             | Self::Descriptor { source, .. }
+            | Self::SocketOption { source, .. }
             | Self::Host { source, .. } => errno_kind(*source),
             Self::Path { source, .. } => {
                 Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)

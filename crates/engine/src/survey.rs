@@ -11,10 +11,9 @@ use std::io::Read;
 use cryopod_image::criu::FdTypes;
 
 use crate::dump::DumpOptions;
+use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
-use crate::dump::files::problem;
 use crate::dump::files::seen::{Seen, is_gone};
-use crate::dump::files::streams::Streams;
 use crate::error::{Error, ErrorKind, Result, Unsupported};
 use crate::proc::{self, maps, maps::Mapping, stat, status::Status};
 
@@ -44,8 +43,7 @@ pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
     stat::read(root)?;
     let pids = descendants(root)?;
     let mut survey = Survey {
-        options,
-        streams: Streams::scan(&pids, options)?,
+        outlook: Outlook::scan(&pids, options)?,
         files: HashSet::new(),
         found: Vec::new(),
     };
@@ -79,15 +77,14 @@ fn descendants(root: i32) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-struct Survey<'a> {
-    options: &'a DumpOptions,
-    streams: Streams,
+struct Survey {
+    outlook: Outlook,
     /// Mapped files that were looked at, by name, device and inode.
     files: HashSet<(Vec<u8>, (u32, u32), u64)>,
     found: Vec<Unsupported>,
 }
 
-impl Survey<'_> {
+impl Survey {
     fn add(&mut self, pid: i32, fd: Option<i32>, what: impl Into<String>) {
         self.found.push(Unsupported {
             pid,
@@ -184,7 +181,7 @@ impl Survey<'_> {
                 seen => seen?,
             };
             let kind = classify(&seen);
-            if let Some(what) = problem(&seen, &kind, false, self.options.ghost_limit_bytes) {
+            if let Some(what) = self.outlook.problem(&seen, &kind) {
                 self.add(pid, None, format!("{link}: {what}"));
             }
         }
@@ -202,8 +199,7 @@ impl Survey<'_> {
             if foreign && has_path && seen.link.starts_with(b"/") {
                 continue;
             }
-            let outside = self.streams.lead_outside(&seen, &kind);
-            if let Some(what) = problem(&seen, &kind, outside, self.options.ghost_limit_bytes) {
+            if let Some(what) = self.outlook.problem(&seen, &kind) {
                 self.add(pid, Some(fd), what);
             }
         }
@@ -243,7 +239,7 @@ impl Survey<'_> {
             seen => seen?,
         };
         let kind = classify(&seen);
-        if let Some(what) = problem(&seen, &kind, false, self.options.ghost_limit_bytes) {
+        if let Some(what) = self.outlook.problem(&seen, &kind) {
             self.add(
                 pid,
                 None,

@@ -20,6 +20,7 @@ pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod signal;
+pub mod socket;
 pub mod wait;
 
 pub use rustix::io::Errno;

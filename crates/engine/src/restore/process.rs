@@ -29,7 +29,7 @@ pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> R
         }
     }
     world.files.seal_memfds()?;
-    world.files.arm()?;
+    world.files.arm(world.set)?;
     tree.end_zombies(world.plan)?;
     let mut count = 0;
     for &index in &living {

@@ -58,6 +58,19 @@ pub struct SkOptsEntry {
     /// `SO_BUF_LOCK` bits.
     #[prost(uint32, optional, tag = "25")]
     pub so_buf_lock: Option<u32>,
+    /// Further options that are not what a new socket has.
+    #[prost(message, repeated, tag = "20001")]
+    pub cryopod_others: Vec<CryopodSkOption>,
+}
+
+/// An option at `SOL_SOCKET` that is an integer.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct CryopodSkOption {
+    /// `SO_*` number.
+    #[prost(uint32, required, tag = "1")]
+    pub name: u32,
+    #[prost(sint32, required, tag = "2")]
+    pub value: i32,
 }
 
 /// Which directions of a socket are shut down, see `shutdown(2)`.

@@ -4,9 +4,11 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use cryopod_image::criu::FdTypes;
+use cryopod_sys::socket::SocketKind;
 use rustix::fs::{FileType, MemfdFlags};
 
 use super::seen::Seen;
+use super::sockets;
 
 /// Kinds of open files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +31,8 @@ pub enum Kind {
     Epoll,
     /// A terminal: only as a standard stream that leads outside the tree.
     Terminal,
-    /// A socket: only as a standard stream that leads outside the tree.
-    Socket,
+    /// A socket; what sort of one is all zero where it could not be asked.
+    Socket(SocketKind),
     /// Anything else, in words.
     Other(String),
 }
@@ -39,7 +41,8 @@ impl Kind {
     /// The number of the kind in images; what leads outside is recorded like a file with a path.
     pub fn fd_type(&self) -> FdTypes {
         match self {
-            Self::Path | Self::Terminal | Self::Socket | Self::Other(_) => FdTypes::Reg,
+            Self::Path | Self::Terminal | Self::Other(_) => FdTypes::Reg,
+            Self::Socket(kind) => sockets::fd_type(kind),
             Self::Pipe => FdTypes::Pipe,
             Self::Fifo => FdTypes::Fifo,
             Self::Memfd => FdTypes::MemFd,
@@ -90,7 +93,7 @@ pub fn classify(seen: &Seen) -> Kind {
         FileType::BlockDevice => other(format!("block device {}", seen.shown())),
         FileType::Fifo if seen.link.starts_with(b"pipe:[") => Kind::Pipe,
         FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
+        FileType::Socket => Kind::Socket(seen.socket.unwrap_or_default()),
         _ => other(format!("unknown file {}", seen.shown())),
     }
 }
@@ -200,7 +203,11 @@ mod tests {
         check("/etc", 0o040_755, Kind::Path);
         check("pipe:[17]", FIFO, Kind::Pipe);
         check("/tmp/fifo", FIFO, Kind::Fifo);
-        check("socket:[17]", 0o140_777, Kind::Socket);
+        check(
+            "socket:[17]",
+            0o140_777,
+            Kind::Socket(SocketKind::default()),
+        );
         check("/dev/vda", 0o060_600, other("block device /dev/vda"));
         check("pipe:[weird]/name", REGULAR, Kind::Path);
     }

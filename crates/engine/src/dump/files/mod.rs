@@ -10,6 +10,8 @@
 //! - `owners`: who gets SIGIO
 //! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
 //! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`: one room per kind
+//! - `sockets`: a room for each family
+//! - `outlook`: what of all that cannot be dumped
 
 mod epolls;
 mod eventfds;
@@ -19,11 +21,13 @@ mod identity;
 pub(crate) mod kind;
 mod lazy;
 mod memfds;
+mod outlook;
 mod owners;
 pub(crate) mod paths;
 mod pipes;
 pub(crate) mod seen;
 mod signalfds;
+pub(crate) mod sockets;
 pub(crate) mod streams;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,6 +42,7 @@ use cryopod_image::{Kind as Image, SetWriter};
 use cryopod_sys::{Errno, process};
 
 pub(crate) use eventfds::SEMAPHORE;
+pub(crate) use outlook::Outlook;
 
 use self::epolls::Epolls;
 use self::ghosts::Ghosts;
@@ -47,7 +52,7 @@ use self::memfds::Memfds;
 use self::paths::Name;
 use self::pipes::Contents;
 use self::seen::Seen;
-use self::streams::Streams;
+use self::sockets::Sockets;
 use super::DumpOptions;
 use super::shmem::SharedFile;
 use crate::error::{Context, Error, Result, Unsupported};
@@ -93,8 +98,7 @@ struct Place {
 /// Writes the descriptors of a tree.
 pub struct Files<'a> {
     set: &'a SetWriter,
-    ghost_limit_bytes: u64,
-    streams: Streams,
+    outlook: Outlook,
     identities: Identities,
     places: HashMap<Place, u32>,
     entries: EntryWriter<'a>,
@@ -103,6 +107,7 @@ pub struct Files<'a> {
     fifos: Contents<'a>,
     memfds: Memfds<'a>,
     epolls: Epolls,
+    sockets: Sockets,
 }
 
 impl<'a> Files<'a> {
@@ -110,8 +115,7 @@ impl<'a> Files<'a> {
     pub fn new(set: &'a SetWriter, options: &DumpOptions, pids: &[i32]) -> Result<Self> {
         Ok(Self {
             set,
-            ghost_limit_bytes: options.ghost_limit_bytes,
-            streams: Streams::scan(pids, options)?,
+            outlook: Outlook::scan(pids, options)?,
             identities: Identities::default(),
             places: HashMap::new(),
             entries: set.entries(Image::Files, None)?,
@@ -120,6 +124,7 @@ impl<'a> Files<'a> {
             fifos: Contents::new(set, Image::FifoData),
             memfds: Memfds::new(set),
             epolls: Epolls::default(),
+            sockets: Sockets::default(),
         })
     }
 
@@ -163,7 +168,7 @@ impl<'a> Files<'a> {
         let entry = match classify(&seen) {
             Kind::Memfd => self.memfds.dump(id, &seen, flags, FownEntry::default())?,
             Kind::Path => self.named(id, &seen, flags, FownEntry::default())?,
-            kind => return Err(refuse(&seen, describe(&seen, &kind))),
+            kind => return Err(refuse(&seen, outlook::describe(&seen, &kind))),
         };
         self.entries.push(&entry)?;
         self.places.insert(place, id);
@@ -172,6 +177,9 @@ impl<'a> Files<'a> {
 
     /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory.
     pub fn finish(mut self) -> Result<Vec<SharedFile>> {
+        for entry in self.sockets.finish()? {
+            self.entries.push(&entry)?;
+        }
         for entry in self.epolls.finish()? {
             self.entries.push(&entry)?;
         }
@@ -185,8 +193,8 @@ impl<'a> Files<'a> {
     fn descriptor(&mut self, pidfd: BorrowedFd<'_>, pid: i32, fd: i32) -> Result<FdinfoEntry> {
         let seen = Seen::descriptor(pid, fd)?;
         let kind = classify(&seen);
-        let outside = self.streams.lead_outside(&seen, &kind);
-        if let Some(what) = problem(&seen, &kind, outside, self.ghost_limit_bytes) {
+        let outside = self.outlook.leads_outside(&seen, &kind);
+        if let Some(what) = self.outlook.problem(&seen, &kind) {
             return Err(refuse(&seen, what));
         }
         let (id, is_new) = self.identities.of_descriptor(seen.inode(), pid, fd)?;
@@ -239,8 +247,12 @@ impl<'a> Files<'a> {
             Some(Kind::Timerfd) => timerfds::dump(one)?,
             // Written at the end, when all descriptors are known.
             Some(Kind::Epoll) => return self.epolls.add(one),
-            Some(kind @ (Kind::Terminal | Kind::Socket | Kind::Other(_))) => {
-                return Err(refuse(one.seen, describe(one.seen, kind)));
+            Some(Kind::Socket(kind)) => match self.sockets.dump(one, kind)? {
+                Some(entry) => entry,
+                None => return Ok(()),
+            },
+            Some(kind @ (Kind::Terminal | Kind::Other(_))) => {
+                return Err(refuse(one.seen, outlook::describe(one.seen, kind)));
             }
         };
         Ok(self.entries.push(&entry)?)
@@ -248,76 +260,13 @@ impl<'a> Files<'a> {
 
     /// The entry of a file with a path, and its contents where it is deleted.
     fn named(&mut self, id: u32, seen: &Seen, flags: u32, owner: FownEntry) -> Result<FileEntry> {
-        let name = paths::check(seen, self.ghost_limit_bytes).map_err(|what| refuse(seen, what))?;
+        let name = paths::check(seen, self.outlook.ghost_limit_bytes)
+            .map_err(|what| refuse(seen, what))?;
         if let Name::Deleted(_) = name {
             self.ghosts.add(id, seen)?;
         }
         Ok(paths::entry(id, seen, flags, owner, name.path()))
     }
-}
-
-/// Why an open file cannot be checkpointed, in words, if it cannot. `outside` is for standard streams that lead
-/// outside the tree.
-pub(crate) fn problem(
-    seen: &Seen,
-    kind: &Kind,
-    outside: bool,
-    ghost_limit_bytes: u64,
-) -> Option<String> {
-    if kind::holds_lock(seen) {
-        return Some(format!("lock on {}: not supported", seen.shown()));
-    }
-    if outside {
-        return None;
-    }
-    match kind {
-        Kind::Path | Kind::Fifo => paths::check(seen, ghost_limit_bytes).err(),
-        Kind::Timerfd => timerfds::problem(&seen.info).map(|what| format!("{what}: not supported")),
-        Kind::Terminal | Kind::Socket | Kind::Other(_) => Some(describe(seen, kind)),
-        Kind::Pipe | Kind::Memfd | Kind::Eventfd | Kind::Signalfd | Kind::Epoll => None,
-    }
-}
-
-/// Says that a kind is not supported.
-fn describe(seen: &Seen, kind: &Kind) -> String {
-    match kind {
-        Kind::Terminal => format!(
-            "terminal {}: supported only as a standard stream that leads outside",
-            seen.shown()
-        ),
-        Kind::Socket => format!("{}: not supported", socket(seen)),
-        Kind::Other(what) => format!("{what}: not supported"),
-        _ => format!("{}: not supported here", seen.shown()),
-    }
-}
-
-/// Names the family and type of a socket.
-fn socket(seen: &Seen) -> String {
-    let kind = seen.fd.ok_or(Errno::BADF).and_then(|fd| {
-        let pidfd = process::pidfd_open(seen.pid)?;
-        let socket = process::pidfd_getfd(pidfd.as_fd(), fd)?;
-        cryopod_sys::fd::socket_kind(socket.as_fd())
-    });
-    let Ok((family, kind, _)) = kind else {
-        return "socket".to_owned();
-    };
-    let family = match family {
-        libc::AF_UNIX => "AF_UNIX".to_owned(),
-        libc::AF_INET => "AF_INET".to_owned(),
-        libc::AF_INET6 => "AF_INET6".to_owned(),
-        libc::AF_NETLINK => "AF_NETLINK".to_owned(),
-        libc::AF_PACKET => "AF_PACKET".to_owned(),
-        libc::AF_VSOCK => "AF_VSOCK".to_owned(),
-        other => format!("family {other}"),
-    };
-    let kind = match kind {
-        libc::SOCK_STREAM => "stream",
-        libc::SOCK_DGRAM => "datagram",
-        libc::SOCK_SEQPACKET => "seqpacket",
-        libc::SOCK_RAW => "raw",
-        _ => "other",
-    };
-    format!("socket ({family}, {kind})")
 }
 
 fn refuse(seen: &Seen, what: String) -> Error {

@@ -1,13 +1,16 @@
 //! What /proc says about one open file, without touching it.
 //!
 //! Everything here follows the magic links of proc_pid_fd(5) with stat(2), readlink(2) and statfs(2), which open
-//! nothing, so that the survey of a running tree and the dump of a frozen one see the same.
+//! nothing, so that the survey of a running tree and the dump of a frozen one see the same. Only a socket is duplicated
+//! for a moment, to ask what it is.
 
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use cryopod_sys::socket::SocketKind;
 use rustix::fs::{FileType, Stat};
 
+use super::sockets;
 use crate::error::{Error, Result};
 use crate::proc::{self, fdinfo::FdInfo};
 
@@ -31,6 +34,8 @@ pub struct Seen {
     pub file_system: u64,
     /// Position, flags and the lines of its kind; empty where it is no descriptor.
     pub info: FdInfo,
+    /// What it is, where it is a socket.
+    pub socket: Option<SocketKind>,
 }
 
 impl Seen {
@@ -39,6 +44,9 @@ impl Seen {
         let mut seen = Self::place(pid, format!("fd/{fd}"))?;
         seen.info = FdInfo::read(pid, fd)?;
         seen.fd = Some(fd);
+        if seen.file_type() == FileType::Socket && !seen.is_path_only() {
+            seen.socket = sockets::ask(pid, fd);
+        }
         Ok(seen)
     }
 
@@ -61,6 +69,7 @@ impl Seen {
             stat,
             file_system: statfs.f_type as u64,
             info: FdInfo::default(),
+            socket: None,
         })
     }
 
@@ -142,6 +151,7 @@ impl Seen {
             stat,
             file_system: 0,
             info: FdInfo::default(),
+            socket: None,
         }
     }
 }

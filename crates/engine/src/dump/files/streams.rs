@@ -46,7 +46,7 @@ impl Streams {
                         streams.has_terminal = true;
                         streams.outside.insert(seen.inode());
                     }
-                    Kind::Socket if !made_inside(&seen, pids) => {
+                    Kind::Socket(_) if !made_inside(&seen, pids) => {
                         streams.outside.insert(seen.inode());
                     }
                     Kind::Pipe => {
@@ -70,7 +70,7 @@ impl Streams {
     pub fn lead_outside(&self, seen: &Seen, kind: &Kind) -> bool {
         match kind {
             Kind::Terminal if kind::is_controlling_terminal(seen) => self.has_terminal,
-            Kind::Terminal | Kind::Socket | Kind::Pipe => self.outside.contains(&seen.inode()),
+            Kind::Terminal | Kind::Socket(_) | Kind::Pipe => self.outside.contains(&seen.inode()),
             _ => false,
         }
     }
@@ -111,8 +111,8 @@ fn made_inside(seen: &Seen, pids: &[i32]) -> bool {
     let Some(fd) = seen.fd else { return false };
     let socket =
         process::pidfd_open(seen.pid).and_then(|pidfd| process::pidfd_getfd(pidfd.as_fd(), fd));
-    let peer = socket.and_then(|socket| cryopod_sys::fd::socket_peer(socket.as_fd()));
-    peer.is_ok_and(|pid| pids.contains(&pid))
+    let peer = socket.and_then(|socket| cryopod_sys::socket::peer_credentials(socket.as_fd()));
+    peer.is_ok_and(|peer| pids.contains(&peer.pid))
 }
 
 /// The entry of a stream that leads outside: a name for whoever restores it, and nothing to open.

@@ -365,7 +365,7 @@ fn files_opened_again_are_as_they_were() {
         .open_all(&set, &RestoreOptions::default(), base)
         .unwrap();
     files.seal_memfds().unwrap();
-    files.arm().unwrap();
+    files.arm(&set).unwrap();
 
     let own = std::process::id() as i32;
     for (name, &fd) in &subject.numbers {

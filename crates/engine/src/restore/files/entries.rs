@@ -14,7 +14,13 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let sgfd = entry.sgfd.as_ref().map(|sgfd| &sgfd.fown);
     let tfd = entry.tfd.as_ref().map(|tfd| &tfd.fown);
     let epfd = entry.epfd.as_ref().map(|epfd| &epfd.fown);
-    reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd)
+    let usk = entry.usk.as_ref().map(|usk| &usk.fown);
+    let isk = entry.isk.as_ref().map(|isk| &isk.fown);
+    let nlsk = entry.nlsk.as_ref().map(|nlsk| &nlsk.fown);
+    let psk = entry.psk.as_ref().map(|psk| &psk.fown);
+    let socket = usk.or(isk).or(nlsk).or(psk);
+    let plain = reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd);
+    plain.or(socket)
 }
 
 /// The open flags an entry has.
@@ -26,12 +32,20 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
     let sgfd = entry.sgfd.as_ref().map(|sgfd| sgfd.flags);
     let tfd = entry.tfd.as_ref().map(|tfd| tfd.flags);
     let epfd = entry.epfd.as_ref().map(|epfd| epfd.flags);
+    let usk = entry.usk.as_ref().map(|usk| usk.flags);
+    let isk = entry.isk.as_ref().map(|isk| isk.flags);
+    let nlsk = entry.nlsk.as_ref().map(|nlsk| nlsk.flags);
+    let psk = entry.psk.as_ref().map(|psk| psk.flags);
     reg.or(pipe)
         .or(memfd)
         .or(efd)
         .or(sgfd)
         .or(tfd)
         .or(epfd)
+        .or(usk)
+        .or(isk)
+        .or(nlsk)
+        .or(psk)
         .unwrap_or(0)
 }
 
@@ -46,6 +60,10 @@ pub fn check(entry: &FileEntry) -> Result<()> {
         entry.sgfd.as_ref().map(|sgfd| sgfd.id),
         entry.tfd.as_ref().map(|tfd| tfd.id),
         entry.epfd.as_ref().map(|epfd| epfd.id),
+        entry.usk.as_ref().map(|usk| usk.id),
+        entry.isk.as_ref().map(|isk| isk.id),
+        entry.nlsk.as_ref().map(|nlsk| nlsk.id),
+        entry.psk.as_ref().map(|psk| psk.id),
     ];
     if members.into_iter().flatten().any(|id| id != entry.id) {
         return Err(super::corrupt(entry.id, "it has two numbers"));

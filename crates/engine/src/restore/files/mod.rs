@@ -27,6 +27,7 @@ mod owners;
 mod paths;
 mod pipes;
 mod signalfds;
+mod sockets;
 mod streams;
 mod tables;
 mod timerfds;
@@ -45,6 +46,7 @@ use self::entries::{check, file_type, owner, status_flags};
 use self::ghosts::{Ghosts, Remap};
 use self::memfds::Memfds;
 use self::named::Named;
+use self::sockets::Sockets;
 use self::tables::Slot;
 use super::{RestoreOptions, Stdio};
 use crate::error::{Context, Error, Result};
@@ -74,6 +76,7 @@ pub struct Files {
     root: Option<OwnedFd>,
     /// Where epoll instances are filled: table and descriptor, by entry.
     epolls: BTreeMap<u32, (u32, u32)>,
+    sockets: Sockets,
     base: i32,
 }
 
@@ -89,6 +92,7 @@ impl Files {
             }
         }
         Ok(Self {
+            sockets: Sockets::load(set, &entries)?,
             entries,
             remaps: ghosts::load(set)?,
             memfds: Memfds::load(set)?,
@@ -136,6 +140,9 @@ impl Files {
         raise_limit(base as u64 + 2 * self.entries.len() as u64 + 256)?;
         self.memfds.make()?;
         self.open_pipes(set)?;
+        let (opened, base) = (&mut self.opened, self.base);
+        self.sockets
+            .open(&self.entries, |id, file| keep(opened, base, id, file))?;
         // Names made for deleted files go when this does.
         let mut ghosts = Ghosts::default();
         self.open_fifos(set, &mut ghosts)?;
@@ -285,8 +292,9 @@ impl Files {
         Ok(())
     }
 
-    /// Gives files their owners, and sets timers going. When all pids of the tree exist.
-    pub fn arm(&self) -> Result<()> {
+    /// Completes sockets, gives files their owners, and sets timers going. When all pids of the tree exist.
+    pub fn arm(&self, set: &SetReader) -> Result<()> {
+        self.sockets.finish(set)?;
         for (id, file) in &self.opened {
             let entry = self.entry(*id)?;
             if self.joined.contains(id) {
@@ -386,6 +394,7 @@ impl Files {
         let file = match FdTypes::try_from(entry.r#type) {
             // Opened already.
             Ok(FdTypes::Pipe | FdTypes::Fifo) => return Ok(()),
+            Ok(_) if sockets::is_socket(entry) => return Ok(()),
             Ok(FdTypes::Reg) => return self.open_reg(set, options, ghosts, id),
             Ok(FdTypes::Tty) => {
                 // criu --shell-job: the terminal of whoever started it.

@@ -1,0 +1,66 @@
+//! Whether open files can be dumped: one answer for the survey of a running tree and the dump of a frozen one.
+
+use super::kind::{self, Kind};
+use super::seen::Seen;
+use super::sockets::{self, View};
+use super::streams::Streams;
+use super::{paths, timerfds};
+use crate::dump::DumpOptions;
+use crate::error::Result;
+
+/// What has to be known of a whole tree to answer for one of its files.
+#[derive(Debug)]
+pub struct Outlook {
+    /// The largest deleted file whose contents are taken along, in bytes.
+    pub ghost_limit_bytes: u64,
+    streams: Streams,
+    sockets: View,
+}
+
+impl Outlook {
+    /// Looks at the tree whose processes are `pids`.
+    pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
+        Ok(Self {
+            ghost_limit_bytes: options.ghost_limit_bytes,
+            streams: Streams::scan(pids, options)?,
+            sockets: View::scan(pids, options)?,
+        })
+    }
+
+    /// Whether an open file is a standard stream that leads outside the tree.
+    pub fn leads_outside(&self, seen: &Seen, kind: &Kind) -> bool {
+        self.streams.lead_outside(seen, kind)
+    }
+
+    /// Why an open file cannot be checkpointed, in words, if it cannot.
+    pub fn problem(&self, seen: &Seen, kind: &Kind) -> Option<String> {
+        if kind::holds_lock(seen) {
+            return Some(format!("lock on {}: not supported", seen.shown()));
+        }
+        if self.leads_outside(seen, kind) {
+            return None;
+        }
+        match kind {
+            Kind::Path | Kind::Fifo => paths::check(seen, self.ghost_limit_bytes).err(),
+            Kind::Timerfd => {
+                timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
+            }
+            Kind::Socket(socket) => self.sockets.problem(seen, socket),
+            Kind::Terminal | Kind::Other(_) => Some(describe(seen, kind)),
+            Kind::Pipe | Kind::Memfd | Kind::Eventfd | Kind::Signalfd | Kind::Epoll => None,
+        }
+    }
+}
+
+/// Says that a kind is not supported.
+pub(super) fn describe(seen: &Seen, kind: &Kind) -> String {
+    match kind {
+        Kind::Terminal => format!(
+            "terminal {}: supported only as a standard stream that leads outside",
+            seen.shown()
+        ),
+        Kind::Socket(socket) => format!("{}: not supported", sockets::shown(socket)),
+        Kind::Other(what) => format!("{what}: not supported"),
+        _ => format!("{}: not supported here", seen.shown()),
+    }
+}

@@ -1,0 +1,116 @@
+//! Sockets: a room for each family, and one for the options that all have.
+
+#[allow(dead_code, reason = "each family adds its use")]
+pub(crate) mod options;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use cryopod_image::criu::{FdTypes, FileEntry};
+use cryopod_sys::process;
+use cryopod_sys::socket::{self, SocketKind};
+
+use super::seen::Seen;
+use super::{Description, outlook, refuse};
+use crate::dump::DumpOptions;
+use crate::dump::files::kind::Kind;
+use crate::error::Result;
+
+/// What a descriptor of a process is as a socket; `None` where it cannot be asked.
+pub fn ask(pid: i32, fd: i32) -> Option<SocketKind> {
+    socket::kind(duplicate(pid, fd)?.as_fd()).ok()
+}
+
+/// A duplicate of a descriptor, where the process is still there and allows it.
+fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
+    let pidfd = process::pidfd_open(pid).ok()?;
+    process::pidfd_getfd(pidfd.as_fd(), fd).ok()
+}
+
+/// The number of a family in images; what leads outside is recorded like a file with a path.
+pub fn fd_type(kind: &SocketKind) -> FdTypes {
+    match kind.family {
+        libc::AF_UNIX => FdTypes::UnixSk,
+        libc::AF_INET | libc::AF_INET6 => FdTypes::InetSk,
+        libc::AF_NETLINK => FdTypes::NetlinkSk,
+        libc::AF_PACKET => FdTypes::PacketSk,
+        _ => FdTypes::Reg,
+    }
+}
+
+/// Names the family and type of a socket.
+pub fn shown(kind: &SocketKind) -> String {
+    let family = match kind.family {
+        libc::AF_UNSPEC => return "socket".to_owned(),
+        libc::AF_UNIX => "AF_UNIX".to_owned(),
+        libc::AF_INET => "AF_INET".to_owned(),
+        libc::AF_INET6 => "AF_INET6".to_owned(),
+        libc::AF_NETLINK => "AF_NETLINK".to_owned(),
+        libc::AF_PACKET => "AF_PACKET".to_owned(),
+        libc::AF_VSOCK => "AF_VSOCK".to_owned(),
+        other => format!("family {other}"),
+    };
+    let kind = match kind.kind {
+        libc::SOCK_STREAM => "stream",
+        libc::SOCK_DGRAM => "datagram",
+        libc::SOCK_SEQPACKET => "seqpacket",
+        libc::SOCK_RAW => "raw",
+        _ => "other",
+    };
+    format!("socket ({family}, {kind})")
+}
+
+/// What has to be known of all sockets of a tree to say whether one can be dumped.
+#[derive(Debug, Default)]
+pub struct View {}
+
+impl View {
+    /// Looks at the tree whose processes are `pids`.
+    pub fn scan(_pids: &[i32], _options: &DumpOptions) -> Result<Self> {
+        Ok(Self::default())
+    }
+
+    /// Why a socket cannot be checkpointed, if it cannot.
+    pub fn problem(&self, seen: &Seen, kind: &SocketKind) -> Option<String> {
+        Some(outlook::describe(seen, &Kind::Socket(*kind)))
+    }
+}
+
+/// The sockets seen so far.
+#[derive(Debug, Default)]
+pub struct Sockets {}
+
+impl Sockets {
+    /// The entry of a socket; `None` when it comes at the end ([`Sockets::finish`]), because it depends on others.
+    pub(super) fn dump(
+        &mut self,
+        one: &Description<'_>,
+        kind: &SocketKind,
+    ) -> Result<Option<FileEntry>> {
+        Err(refuse(
+            one.seen,
+            outlook::describe(one.seen, &Kind::Socket(*kind)),
+        ))
+    }
+
+    /// The entries that are left, when all descriptors of the tree are known.
+    pub fn finish(self) -> Result<Vec<FileEntry>> {
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_named() {
+        let kind = SocketKind {
+            family: libc::AF_UNIX,
+            kind: libc::SOCK_SEQPACKET,
+            protocol: 0,
+        };
+        assert_eq!(shown(&kind), "socket (AF_UNIX, seqpacket)");
+        assert_eq!(shown(&SocketKind::default()), "socket");
+        assert_eq!(fd_type(&kind), FdTypes::UnixSk);
+    }
+}
