@@ -1,6 +1,6 @@
 # Enters the testbed. Run as
 #
-#   unshare --mount --pid --fork --kill-child --propagation private \
+#   unshare --mount --pid --net --ipc --fork --kill-child --propagation private \
 #       bash enter.sh ROOT DIRECTORY BIND... -- COMMAND...
 #
 # DIRECTORY is the working directory inside; each BIND is an absolute path that is to be seen read-write at the same
@@ -42,6 +42,8 @@ done
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL=C.UTF-8
 unset TMPDIR LANGUAGE
+
+ip link set lo up
 
 cd "$directory"
 # Not the last command, or bash would exec it: as the namespace's first process this shell has to reap orphans.

@@ -1,10 +1,14 @@
 //! Building the testbed with debootstrap.
 //!
+//! debootstrap works in two stages: the first unpacks the base and fetches all packages; the second, inside the new
+//! root, installs them. The recipe's files are put in between.
+//!
 //! The root grows in a sibling directory that is renamed when it is complete, and a stamp file written last says that
 //! it is: what an interrupted run leaves behind is never taken for a testbed. A lock keeps two runs from building at
 //! once.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -67,7 +71,9 @@ fn build(path: &Path) -> Result<()> {
     for stale in [&staging, &path.to_path_buf()] {
         remove(stale)?;
     }
-    debootstrap(&staging)?;
+    fetch(&staging)?;
+    prepare(&staging)?;
+    install(&staging)?;
     let stamp = staging.join(STAMP);
     fs::write(&stamp, stamp_text()).with_context(|| format!("cannot write {}", stamp.display()))?;
     fs::rename(&staging, path)
@@ -125,10 +131,11 @@ fn apt_get() -> Command {
     command
 }
 
-fn debootstrap(root: &Path) -> Result<()> {
+/// The first stage.
+fn fetch(root: &Path) -> Result<()> {
     let mut command = Command::new("debootstrap");
     command
-        .arg("--variant=minbase")
+        .args(["--foreign", "--variant=minbase"])
         .arg(format!("--include={}", recipe::PACKAGES.join(",")))
         .arg(recipe::SUITE)
         .arg(root)
@@ -148,12 +155,51 @@ fn debootstrap(root: &Path) -> Result<()> {
             command.arg(mirror.unwrap_or_default()).arg(script);
         }
     }
-    command::succeed(&mut command).with_context(|| {
-        format!(
-            "cannot make the testbed; {} may say why",
-            root.join("debootstrap/debootstrap.log").display()
+    command::succeed(&mut command).with_context(|| failure(root))
+}
+
+/// Puts the recipe's files where the packages look for them.
+fn prepare(root: &Path) -> Result<()> {
+    for file in recipe::PREPARED {
+        let path = root.join(file.path);
+        let write = || {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&path, file.contents)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The second stage, and the removal of what was fetched for it. In a mount namespace of its own: the stage mounts
+/// /proc, which an interrupted one would leave mounted.
+fn install(root: &Path) -> Result<()> {
+    const SCRIPT: &str =
+        "chroot \"$1\" /debootstrap/debootstrap --second-stage && chroot \"$1\" apt-get clean";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .args(["sh", "-c", SCRIPT, "install"])
+        .arg(root)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C.UTF-8")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
-    })
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr());
+    command::succeed(&mut command).with_context(|| failure(root))
+}
+
+fn failure(root: &Path) -> String {
+    format!(
+        "cannot make the testbed; {} may say why",
+        root.join("debootstrap/debootstrap.log").display()
+    )
 }
 
 /// The script to give debootstrap, when it does not know the suite by itself: a link of the suite's name to an older

@@ -2,8 +2,9 @@
 //!
 //! [`make()`] builds it once with debootstrap in a cache directory outside the checkout and reuses it from then on;
 //! the directory's name carries a hash of its [`recipe`], so a changed recipe makes a new one. [`Root::run`] enters it
-//! through private mount and pid namespaces and `pivot_root`: programs inside see Debian's root, the checkout and
-//! cargo's target directory at their usual paths, a `/tmp` and `/run` of their own, and no process from outside.
+//! through private mount, pid, network and IPC namespaces and `pivot_root`: programs inside see Debian's root, the
+//! checkout and cargo's target directory at their usual paths, a `/tmp` and `/run` of their own, a loopback interface
+//! and nothing else of any network, and no process from outside.
 //! What is to be checkpointed has to live in the same namespaces as who checkpoints it, so whole test programs are
 //! run inside, never just the target.
 
@@ -56,7 +57,8 @@ impl Root {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "unshare"])
-            .args(["--mount", "--pid", "--fork", "--kill-child"])
+            .args(["--mount", "--pid", "--net", "--ipc", "--fork"])
+            .arg("--kill-child")
             .args(["--propagation", "private", "bash", "-c", ENTER, "enter"])
             .arg(&self.path)
             .arg(directory)
