@@ -38,6 +38,17 @@ pub fn tests() -> Vec<Test> {
             survives(c, Program::native("epoll_of_a_copy").ignoring(&["/fd 3"]))
         }),
         Test::new("files::memfd", |c| survives(c, Program::native("memfds"))),
+        Test::new("files::locks", |c| {
+            // Two descriptors lead to a deleted file, which comes back as another inode.
+            let program = Program::native("locks").ignoring(&["/fd 11", "/fd 12"]);
+            survives(c, program.checkpointed_with(&["--file-locks"]))
+        }),
+        Test::new("files::leases", |c| {
+            survives(
+                c,
+                Program::native("leases").checkpointed_with(&["--file-locks"]),
+            )
+        }),
         Test::new("files::no_standard_streams", |c| {
             survives(c, Program::native("silent"))
         }),

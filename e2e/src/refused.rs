@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
             everything_in_one_list,
         ),
         Test::new("refused::other_namespaces", other_namespaces),
+        Test::new("refused::lock_that_is_not_asked_for", lock_not_asked_for),
         Test::new("refused::seccomp_filter", |c| {
             survives_or_is_refused(c, Program::native("filtered"))
         }),
@@ -85,6 +86,21 @@ fn other_namespaces(context: &Context) -> Result<()> {
     let expected = scene.file("expected").unwrap_or_default();
     let pid = expected.split(' ').next().unwrap_or_default();
     ensure!(document.contains(pid), "pid {pid} is not in {document}");
+    scene.finish()
+}
+
+/// Locks are taken along only when asked for; otherwise the refusal names file, holder and option.
+fn lock_not_asked_for(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let scene = Scene::start(context, Program::native("locks"))?;
+    let document = refused(&scene)?.to_string();
+    for word in [
+        "/shared-lock",
+        "--file-locks",
+        &format!("pid {}", scene.root),
+    ] {
+        ensure!(document.contains(word), "{word:?} is not in {document}");
+    }
     scene.finish()
 }
 

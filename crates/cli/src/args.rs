@@ -206,6 +206,10 @@ pub(crate) struct Checkpoint {
     /// Take the place of a checkpoint that has the name already, in one step
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Take file locks and leases along. Without it, a program that holds one is refused: whoever waits for the lock gets
+    /// it as soon as the program ends, and the restored program cannot have it then
+    #[arg(long)]
+    pub(crate) file_locks: bool,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

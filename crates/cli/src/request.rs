@@ -118,6 +118,7 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
     let options = CheckpointOptions {
         stop: typed.stop,
         replace: typed.replace,
+        file_locks: typed.file_locks,
         label,
         name,
     };

@@ -20,6 +20,8 @@ pub struct CheckpointOptions {
     pub stop: bool,
     /// Put the checkpoint in the place of one that has the name already, instead of refusing.
     pub replace: bool,
+    /// Take locks on open files along, instead of refusing a program that holds any.
+    pub file_locks: bool,
     /// The label; the command's name by default.
     pub label: Option<Label>,
     /// The name under the label; the time in UTC by default.
@@ -71,7 +73,7 @@ pub fn checkpoint(
 ) -> Result<CheckpointReport> {
     let started = Instant::now();
     let created = Timestamp::now();
-    let dump_options = dump_options();
+    let dump_options = dump_options(options);
 
     // What can be refused is refused before anything is touched.
     let root = target.resolve()?;
@@ -142,8 +144,9 @@ pub fn checkpoint(
 
 /// How cryopod's own checkpoints are dumped: a program may be part of the session of the shell that started it, and its
 /// standard streams may lead outside of the tree; a restore joins them to its own.
-fn dump_options() -> DumpOptions {
+fn dump_options(options: &CheckpointOptions) -> DumpOptions {
     DumpOptions {
+        file_locks: options.file_locks,
         external_stdio: true,
         shell_job: true,
         ..DumpOptions::default()

@@ -34,6 +34,8 @@ pub struct DumpDirOptions {
     pub shell_job: bool,
     /// The largest deleted file whose contents are taken along; `None` for the engine's own limit.
     pub ghost_limit_bytes: Option<u64>,
+    /// Take locks on open files along, instead of refusing a program that holds any.
+    pub file_locks: bool,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -120,6 +122,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         ghost_limit_bytes: options
             .ghost_limit_bytes
             .unwrap_or(default.ghost_limit_bytes),
+        file_locks: options.file_locks,
         ..default
     }
 }

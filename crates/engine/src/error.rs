@@ -187,6 +187,14 @@ pub enum Error {
         /// What differs.
         difference: String,
     },
+    /// A lock that the tree held is somebody else's by now.
+    #[error("{path}: the lock on it is taken by {holder}")]
+    LockTaken {
+        /// The file.
+        path: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
     /// An image contradicts another or itself.
     #[error("{image}: {what}")]
     Inconsistent {
@@ -223,9 +231,10 @@ impl Error {
             Self::Ended { .. } | Self::UnexpectedStop { .. } => ErrorKind::External,
             Self::Proc { .. } => ErrorKind::Internal,
             Self::Unsupported(_) | Self::NotRestorable { .. } => ErrorKind::Unsupported,
-            Self::Traced { .. } | Self::DoesNotStop { .. } | Self::PidTaken { .. } => {
-                ErrorKind::Busy
-            }
+            Self::Traced { .. }
+            | Self::DoesNotStop { .. }
+            | Self::PidTaken { .. }
+            | Self::LockTaken { .. } => ErrorKind::Busy,
             Self::FileChanged { .. } => ErrorKind::External,
             Self::Inconsistent { .. } => ErrorKind::Corrupt,
             Self::Image(source) => match source.kind() {
@@ -255,6 +264,7 @@ impl Error {
             Self::PidTaken { .. } => {
                 Some("end that process first; a checkpoint is restored under its own pids".into())
             }
+            Self::LockTaken { .. } => Some("whoever has it must let it go first".into()),
             Self::FileChanged { .. } => {
                 Some("bring back the file as it was at the checkpoint".into())
             }

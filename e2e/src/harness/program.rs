@@ -26,6 +26,8 @@ pub struct Program {
     arguments: Vec<String>,
     /// Parts of a snapshot that may differ because the program goes on: see [`super::snapshot`].
     pub ignoring: Vec<&'static str>,
+    /// Further options of its checkpoints.
+    pub checkpoint_options: Vec<&'static str>,
     /// Stay in the session of the test instead of leading one.
     pub same_session: bool,
     /// The exit code it ends with when all is well.
@@ -38,6 +40,7 @@ impl Program {
             source,
             arguments: Vec::new(),
             ignoring: Vec::new(),
+            checkpoint_options: Vec::new(),
             same_session: false,
             exit_code: 0,
         }
@@ -72,6 +75,12 @@ impl Program {
     /// Not comparing parts of the snapshots.
     pub fn ignoring(mut self, parts: &[&'static str]) -> Self {
         self.ignoring.extend(parts);
+        self
+    }
+
+    /// Checkpointed with further options.
+    pub fn checkpointed_with(mut self, options: &[&'static str]) -> Self {
+        self.checkpoint_options.extend(options);
         self
     }
 

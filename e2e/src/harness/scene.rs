@@ -153,18 +153,25 @@ impl<'a> Scene<'a> {
         )
     }
 
+    fn checkpoint_words<'w>(&self, root: &'w str, reference: &'w str) -> Vec<&'w str> {
+        let mut words = vec!["checkpoint", root, reference];
+        words.extend(&self.program.checkpoint_options);
+        words
+    }
+
     /// Takes a checkpoint and leaves the target running.
     pub fn checkpoint(&self, reference: &str) -> Result<Value> {
         self.cryopod
-            .json(&["checkpoint", &self.root.to_string(), reference])
+            .json(&self.checkpoint_words(&self.root.to_string(), reference))
     }
 
     /// Takes a checkpoint that ends the target, and waits until nothing of it is left.
     pub fn checkpoint_and_stop(&mut self, reference: &str) -> Result<Value> {
         self.note_pids();
-        let report =
-            self.cryopod
-                .json(&["checkpoint", &self.root.to_string(), reference, "--stop"])?;
+        let root = self.root.to_string();
+        let mut words = self.checkpoint_words(&root, reference);
+        words.push("--stop");
+        let report = self.cryopod.json(&words)?;
         self.await_nothing_left()?;
         Ok(report)
     }

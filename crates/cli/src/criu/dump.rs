@@ -14,6 +14,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         afterwards: settings.afterwards,
         shell_job: settings.shell_job,
         ghost_limit_bytes: settings.ghost_limit_bytes,
+        file_locks: settings.file_locks,
     };
     scripts::run(settings, "pre-dump", settings.tree)?;
     if let Some(fd) = settings.status_fd {

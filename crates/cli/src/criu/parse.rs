@@ -38,6 +38,7 @@ pub(super) struct Settings {
     pub(super) leave_stopped: bool,
     pub(super) shell_job: bool,
     pub(super) ghost_limit_bytes: Option<u64>,
+    pub(super) file_locks: bool,
     pub(super) display_stats: bool,
     pub(super) scripts: Vec<OsString>,
     pub(super) status_fd: Option<u32>,
@@ -312,6 +313,7 @@ fn apply(
         }
         Setting::ShellJob => settings.shell_job = on,
         Setting::GhostLimit => settings.ghost_limit_bytes = Some(parse_size(shown, given)?),
+        Setting::FileLocks => settings.file_locks = on,
         Setting::DisplayStats => settings.display_stats = on,
         Setting::ActionScript => settings.scripts.extend(value),
         Setting::StatusFd => settings.status_fd = Some(parse_number(shown, given, "a descriptor")?),

@@ -46,6 +46,8 @@ pub struct DumpOptions {
     pub ghost_limit_bytes: u64,
     /// Threads that read and write memory; as many as there are processors when left out.
     pub jobs: Option<NonZeroUsize>,
+    /// Locks on open files (flock, POSIX, OFD, leases) are checkpointed instead of being refused.
+    pub file_locks: bool,
 }
 
 impl Default for DumpOptions {
@@ -55,6 +57,7 @@ impl Default for DumpOptions {
             shell_job: false,
             ghost_limit_bytes: 1 << 20,
             jobs: None,
+            file_locks: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! frozen one.
 
 pub mod fdinfo;
+pub mod locks;
 pub mod maps;
 pub mod mem;
 pub mod stat;

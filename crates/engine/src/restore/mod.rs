@@ -84,6 +84,7 @@ pub fn restore(
     plan.check_pids_are_free()?;
     let mut files = files::Files::load(set)?;
     let base = files.highest_fd(set, &plan.tables())? + 1;
+    files.check_locks(&plan.holders())?;
     files.open_all(set, options, base)?;
     for (file, flags) in plan
         .tasks

@@ -152,6 +152,12 @@ impl Plan {
         tables
     }
 
+    /// All processes with the descriptor tables they use.
+    pub fn holders(&self) -> Vec<(i32, u32)> {
+        let of = |task: &Task| Some((task.pid, task.body.as_ref()?.ids.files_id));
+        self.tasks.iter().filter_map(of).collect()
+    }
+
     /// Refuses to start when somebody else has a pid that the tree needs.
     pub fn check_pids_are_free(&self) -> Result<()> {
         let deadline = Instant::now() + REAP_LIMIT;

@@ -28,6 +28,15 @@ pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> R
             tree.thread(index, thread.tid)?;
         }
     }
+    for &index in &living {
+        let (Some(body), made) = (&world.plan.tasks[index].body, tree.get(index)?) else {
+            continue;
+        };
+        let files_id = body.ids.files_id;
+        world
+            .files
+            .lock_descriptions(&made.puppet, &made.mem, files_id)?;
+    }
     world.files.seal_memfds()?;
     world.files.arm(world.set)?;
     tree.end_zombies(world.plan)?;
@@ -256,6 +265,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
         world.files.close_high(puppet, world.base)?;
     }
+    world.files.lock_ranges(puppet, mem, body.ids.files_id)?;
     limits(puppet, mem, tc)?;
     for (puppet, thread) in all.iter().zip(&task.threads) {
         threads::bind(world, puppet, mem, thread)?;

@@ -164,11 +164,6 @@ fn shared_memory_device() -> Option<u64> {
     })
 }
 
-/// Locks and leases on an open file, which nothing here can bring back.
-pub fn holds_lock(seen: &Seen) -> bool {
-    seen.info.lines.iter().any(|line| line.starts_with("lock:"))
-}
-
 /// Whether it is /dev/tty: the controlling terminal of whoever opens it.
 pub fn is_controlling_terminal(seen: &Seen) -> bool {
     seen.stat.st_rdev == rustix::fs::makedev(5, 0)

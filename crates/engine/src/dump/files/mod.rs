@@ -9,6 +9,7 @@
 //! - `streams`: standard streams that lead outside the tree
 //! - `owners`: who gets SIGIO
 //! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
+//! - `locks`: advisory locks and leases
 //! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`: one room per kind
 //! - `sockets`: a room for each family
 //! - `outlook`: what of all that cannot be dumped
@@ -20,6 +21,7 @@ mod ghosts;
 mod identity;
 pub(crate) mod kind;
 mod lazy;
+mod locks;
 mod memfds;
 mod outlook;
 mod owners;
@@ -48,6 +50,7 @@ use self::epolls::Epolls;
 use self::ghosts::Ghosts;
 use self::identity::Identities;
 use self::kind::{Kind, classify};
+use self::locks::Locks;
 use self::memfds::Memfds;
 use self::paths::Name;
 use self::pipes::Contents;
@@ -108,6 +111,7 @@ pub struct Files<'a> {
     memfds: Memfds<'a>,
     epolls: Epolls,
     sockets: Sockets,
+    locks: Locks<'a>,
 }
 
 impl<'a> Files<'a> {
@@ -125,6 +129,7 @@ impl<'a> Files<'a> {
             memfds: Memfds::new(set),
             epolls: Epolls::default(),
             sockets: Sockets::default(),
+            locks: Locks::new(set),
         })
     }
 
@@ -139,7 +144,7 @@ impl<'a> Files<'a> {
         let mut unsupported = Vec::new();
         let numbers = proc::numbers(pid, "fd")?;
         for &fd in &numbers {
-            match self.descriptor(pidfd.as_fd(), pid, fd) {
+            match self.descriptor(pidfd.as_fd(), files_id, pid, fd) {
                 Ok(entry) => table.push(&entry)?,
                 Err(Error::Unsupported(more)) => unsupported.extend(more),
                 Err(error) => return Err(error),
@@ -187,10 +192,17 @@ impl<'a> Files<'a> {
         self.ghosts.finish()?;
         self.pipes.finish()?;
         self.fifos.finish()?;
+        self.locks.finish()?;
         self.memfds.finish()
     }
 
-    fn descriptor(&mut self, pidfd: BorrowedFd<'_>, pid: i32, fd: i32) -> Result<FdinfoEntry> {
+    fn descriptor(
+        &mut self,
+        pidfd: BorrowedFd<'_>,
+        files_id: u32,
+        pid: i32,
+        fd: i32,
+    ) -> Result<FdinfoEntry> {
         let seen = Seen::descriptor(pid, fd)?;
         let kind = classify(&seen);
         let outside = self.outlook.leads_outside(&seen, &kind);
@@ -209,6 +221,7 @@ impl<'a> Files<'a> {
             };
             self.description(&one, if outside { None } else { Some(&kind) })?;
         }
+        self.locks.add(&seen, files_id, id)?;
         if kind == Kind::Epoll {
             self.epolls.held(id, pid, fd);
         }
@@ -260,7 +273,7 @@ impl<'a> Files<'a> {
 
     /// The entry of a file with a path, and its contents where it is deleted.
     fn named(&mut self, id: u32, seen: &Seen, flags: u32, owner: FownEntry) -> Result<FileEntry> {
-        let name = paths::check(seen, self.outlook.ghost_limit_bytes)
+        let name = paths::check(seen, self.outlook.options.ghost_limit_bytes)
             .map_err(|what| refuse(seen, what))?;
         if let Name::Deleted(_) = name {
             self.ghosts.add(id, seen)?;

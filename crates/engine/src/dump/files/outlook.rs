@@ -1,18 +1,18 @@
 //! Whether open files can be dumped: one answer for the survey of a running tree and the dump of a frozen one.
 
-use super::kind::{self, Kind};
+use super::kind::Kind;
 use super::seen::Seen;
 use super::sockets::{self, View};
 use super::streams::Streams;
-use super::{paths, timerfds};
+use super::{locks, paths, timerfds};
 use crate::dump::DumpOptions;
 use crate::error::Result;
 
 /// What has to be known of a whole tree to answer for one of its files.
 #[derive(Debug)]
 pub struct Outlook {
-    /// The largest deleted file whose contents are taken along, in bytes.
-    pub ghost_limit_bytes: u64,
+    /// What was asked for.
+    pub options: DumpOptions,
     streams: Streams,
     sockets: View,
 }
@@ -21,7 +21,7 @@ impl Outlook {
     /// Looks at the tree whose processes are `pids`.
     pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
         Ok(Self {
-            ghost_limit_bytes: options.ghost_limit_bytes,
+            options: options.clone(),
             streams: Streams::scan(pids, options)?,
             sockets: View::scan(pids, options)?,
         })
@@ -34,14 +34,15 @@ impl Outlook {
 
     /// Why an open file cannot be checkpointed, in words, if it cannot.
     pub fn problem(&self, seen: &Seen, kind: &Kind) -> Option<String> {
-        if kind::holds_lock(seen) {
-            return Some(format!("lock on {}: not supported", seen.shown()));
+        let outside = self.leads_outside(seen, kind);
+        if let Some(what) = locks::problem(seen, outside, self.options.file_locks) {
+            return Some(what);
         }
-        if self.leads_outside(seen, kind) {
+        if outside {
             return None;
         }
         match kind {
-            Kind::Path | Kind::Fifo => paths::check(seen, self.ghost_limit_bytes).err(),
+            Kind::Path | Kind::Fifo => paths::check(seen, self.options.ghost_limit_bytes).err(),
             Kind::Timerfd => {
                 timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
             }

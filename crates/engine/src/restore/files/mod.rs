@@ -8,8 +8,8 @@
 //! 2. [`Files::open_all`], [`Files::prepare_mapping`]: open everything, in cryopod
 //! 3. [`Files::install`], [`Files::fill_epolls`]: in each task, or in one of those that share a table
 //! 4. [`Files::seal_memfds`]: when all mappings are made
-//! 5. [`Files::arm`]: when all pids exist; timers run from here on
-//! 6. [`Files::close_high`]: in each task, last
+//! 5. [`Files::lock_descriptions`], [`Files::arm`]: when all pids exist; timers run from here on
+//! 6. [`Files::close_high`], [`Files::lock_ranges`]: in each task, last
 //!
 //! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `named`
 //! opens one by its path, `tables` reads and makes descriptor tables, and `late` is for files that exist only when the
@@ -21,6 +21,7 @@ mod eventfds;
 mod fifos;
 mod ghosts;
 mod late;
+mod locks;
 mod memfds;
 mod named;
 mod owners;
@@ -44,6 +45,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use self::entries::{check, file_type, owner, status_flags};
 use self::ghosts::{Ghosts, Remap};
+use self::locks::Locks;
 use self::memfds::Memfds;
 use self::named::Named;
 use self::sockets::Sockets;
@@ -77,6 +79,7 @@ pub struct Files {
     /// Where epoll instances are filled: table and descriptor, by entry.
     epolls: BTreeMap<u32, (u32, u32)>,
     sockets: Sockets,
+    locks: Locks,
     base: i32,
 }
 
@@ -104,6 +107,7 @@ impl Files {
             late: BTreeSet::new(),
             root: None,
             epolls: BTreeMap::new(),
+            locks: Locks::load(set)?,
             base: 0,
         })
     }
@@ -330,6 +334,13 @@ impl Files {
         path_id
             .and_then(|id| self.entries.get(&id))
             .unwrap_or(entry)
+    }
+
+    /// The entry that a number of a table leads to.
+    fn number(&self, files_id: u32, fd: u32) -> Option<u32> {
+        let table = self.tables.get(&files_id)?;
+        let at = table.binary_search_by_key(&fd, |one| one.fd).ok()?;
+        Some(table[at].id)
     }
 
     fn table(&self, files_id: u32) -> Result<&[FdinfoEntry]> {
