@@ -34,6 +34,7 @@ mod signals;
 mod stdio;
 mod store;
 mod targets;
+mod terminals;
 mod threads;
 mod timers;
 mod trees;
@@ -74,6 +75,7 @@ fn tests() -> Vec<Test> {
     tests.extend(memory::tests());
     tests.extend(files::tests());
     tests.extend(stdio::tests());
+    tests.extend(terminals::tests());
     tests.extend(programs::tests());
     tests.extend(refused::tests());
     tests.extend(store::tests());

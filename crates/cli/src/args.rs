@@ -203,6 +203,10 @@ pub(crate) struct Checkpoint {
     /// End the program once its checkpoint is safely stored
     #[arg(long)]
     pub(crate) stop: bool,
+    /// Accept descriptors of a terminal that belongs to somebody else, such as a shell's; standard streams always are.
+    /// The restored program gets the terminal of whoever restores it
+    #[arg(long)]
+    pub(crate) shell_job: bool,
     /// Take the place of a checkpoint that has the name already, in one step
     #[arg(long)]
     pub(crate) replace: bool,

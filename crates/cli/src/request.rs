@@ -117,6 +117,7 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
     });
     let options = CheckpointOptions {
         stop: typed.stop,
+        shell_job: typed.shell_job,
         replace: typed.replace,
         file_locks: typed.file_locks,
         label,

@@ -18,6 +18,9 @@ use crate::{host, meta, naming};
 pub struct CheckpointOptions {
     /// End the target once the checkpoint is safely stored, instead of letting it go on.
     pub stop: bool,
+    /// Take a terminal along whose other end is outside of the tree, also where it is no standard stream: restored, it is
+    /// the restorer's.
+    pub shell_job: bool,
     /// Put the checkpoint in the place of one that has the name already, instead of refusing.
     pub replace: bool,
     /// Take locks on open files along, instead of refusing a program that holds any.
@@ -149,6 +152,7 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         file_locks: options.file_locks,
         external_stdio: true,
         shell_job: true,
+        outside_terminal: options.shell_job,
         ..DumpOptions::default()
     }
 }

@@ -119,6 +119,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
     let default = DumpOptions::default();
     DumpOptions {
         shell_job: options.shell_job,
+        outside_terminal: options.shell_job,
         ghost_limit_bytes: options
             .ghost_limit_bytes
             .unwrap_or(default.ghost_limit_bytes),

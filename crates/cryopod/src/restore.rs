@@ -19,6 +19,8 @@ use crate::{host, meta};
 pub struct RestoreOptions {
     /// What becomes of standard streams that led outside of the tree.
     pub stdio: Stdio,
+    /// Refuse a tree that has a terminal whose other end was outside of it, instead of joining it to this process's own.
+    pub refuse_shell_job: bool,
     /// Leave every process stopped, as SIGSTOP does, instead of letting it go.
     pub leave_stopped: bool,
 }
@@ -123,6 +125,7 @@ fn revive(
     await_free_pids(set)?;
     let engine_options = cryopod_engine::RestoreOptions {
         stdio: options.stdio,
+        outside_terminal: !options.refuse_shell_job,
         leave_stopped: options.leave_stopped,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;

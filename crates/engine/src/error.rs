@@ -179,6 +179,12 @@ pub enum Error {
         /// Command name of its holder.
         holder: String,
     },
+    /// The number of a pseudo-terminal that the tree needs belongs to somebody else.
+    #[error("terminal /dev/pts/{index} is in use")]
+    TerminalTaken {
+        /// The number.
+        index: u32,
+    },
     /// A file is not what it was at the checkpoint.
     #[error("{path}: {difference}")]
     FileChanged {
@@ -234,6 +240,7 @@ impl Error {
             Self::Traced { .. }
             | Self::DoesNotStop { .. }
             | Self::PidTaken { .. }
+            | Self::TerminalTaken { .. }
             | Self::LockTaken { .. } => ErrorKind::Busy,
             Self::FileChanged { .. } => ErrorKind::External,
             Self::Inconsistent { .. } => ErrorKind::Corrupt,
@@ -265,6 +272,10 @@ impl Error {
                 Some("end that process first; a checkpoint is restored under its own pids".into())
             }
             Self::LockTaken { .. } => Some("whoever has it must let it go first".into()),
+            Self::TerminalTaken { index } => Some(format!(
+                "close that terminal (`fuser /dev/pts/{index}` tells whose it is), or wait until it is closed; programs \
+                 remember the names of their terminals, so another one will not do"
+            )),
             Self::FileChanged { .. } => {
                 Some("bring back the file as it was at the checkpoint".into())
             }

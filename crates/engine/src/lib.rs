@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod dump;
 pub mod error;
 pub mod freeze;
+mod line;
 pub mod proc;
 pub mod progress;
 pub mod remote;

@@ -195,7 +195,8 @@ impl Survey {
                 seen => seen?,
             };
             let kind = classify(&seen);
-            let has_path = kind.fd_type() == FdTypes::Reg || kind == Kind::Fifo;
+            let has_path =
+                matches!(kind.fd_type(), FdTypes::Reg | FdTypes::Tty) || kind == Kind::Fifo;
             if foreign && has_path && seen.link.starts_with(b"/") {
                 continue;
             }

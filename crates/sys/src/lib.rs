@@ -21,6 +21,7 @@ pub mod process;
 pub mod ptrace;
 pub mod signal;
 pub mod socket;
+pub mod tty;
 pub mod wait;
 
 pub use rustix::io::Errno;

@@ -24,6 +24,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
     }
     let options = RestoreOptions {
         leave_stopped: settings.leave_stopped,
+        refuse_shell_job: !settings.shell_job,
         ..RestoreOptions::default()
     };
     let restored = cryopod::restore_dir(

@@ -42,6 +42,8 @@ pub struct DumpOptions {
     pub external_stdio: bool,
     /// The tree may belong to a session or group whose leader is outside.
     pub shell_job: bool,
+    /// A terminal whose other end is outside of the tree may be among its files; restored, it is the restorer's.
+    pub outside_terminal: bool,
     /// The largest deleted file whose contents are taken along, in bytes.
     pub ghost_limit_bytes: u64,
     /// Threads that read and write memory; as many as there are processors when left out.
@@ -55,6 +57,7 @@ impl Default for DumpOptions {
         Self {
             external_stdio: false,
             shell_job: false,
+            outside_terminal: false,
             ghost_limit_bytes: 1 << 20,
             jobs: None,
             file_locks: false,

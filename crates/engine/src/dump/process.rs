@@ -215,6 +215,8 @@ fn leader(
     let stat = stat::read(pid)?;
     tc.flags = stat.flags;
     tc.cryopod_exit_signal = exit_signal(&stat);
+    let has_terminal = |pid: i32| stat::read(pid).is_ok_and(|stat| stat.tty_nr != 0);
+    tc.cryopod_no_terminal = (stat.tty_nr == 0 && has_terminal(stat.session)).then_some(true);
     let filter = proc::read_text(pid, "coredump_filter").unwrap_or_default();
     tc.cryopod_coredump_filter = u32::from_str_radix(filter.trim(), 16).ok();
     tc.blk_sigset = thread.and_then(|thread| thread.blk_sigset).unwrap_or(0);

@@ -52,6 +52,8 @@ pub enum Stdio {
 pub struct RestoreOptions {
     /// Standard streams.
     pub stdio: Stdio,
+    /// Terminals whose other end was outside of the tree become the restorer's, instead of being refused.
+    pub outside_terminal: bool,
     /// Leave every process stopped (SIGSTOP) instead of running.
     pub leave_stopped: bool,
 }

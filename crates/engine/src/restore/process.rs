@@ -5,6 +5,7 @@ use cryopod_sys::Errno;
 use cryopod_sys::cpu::component;
 use cryopod_sys::memory::PAGE;
 use cryopod_sys::ptrace;
+use cryopod_sys::tty;
 use cryopod_sys::wait::{self, Status};
 
 use super::plan::{Body, State, Task};
@@ -19,6 +20,8 @@ use crate::remote::puppet::{Puppet, SCRATCH_BYTES};
 pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> Result<usize> {
     let living = tree.living(world.plan);
     groups(world, tree)?;
+    foregrounds(world, tree)?;
+    give_up_terminals(world, tree)?;
     tree.end_helpers()?;
     for &index in &living {
         place(world, tree, index)?;
@@ -88,6 +91,72 @@ fn groups(world: &World<'_>, tree: &mut Tree) -> Result<()> {
             .puppet
             .must("setpgid", libc::SYS_setpgid, join)?;
         tree.end_helper(index, &helper)?;
+    }
+    Ok(())
+}
+
+/// The foreground process group of each terminal, set by the leader of its session. A group may have no members any more;
+/// a helper plays one for a moment.
+fn foregrounds(world: &World<'_>, tree: &mut Tree) -> Result<()> {
+    for control in world.files.controls() {
+        let tasks = &world.plan.tasks;
+        let leads = |task: &Task| task.pid == control.session && task.sid == control.session;
+        let Some(leader) = tasks.iter().position(leads) else {
+            let what = format!(
+                "the terminal of session {}, whose leader is not there",
+                control.session
+            );
+            return Err(Error::NotRestorable { what });
+        };
+        if control.group <= 0 || tasks[leader].body.is_none() {
+            continue;
+        }
+        let Some(terminal) = world.files.controlling_terminal(control.session)? else {
+            continue;
+        };
+        let set = |tree: &Tree| {
+            let made = tree.get(leader)?;
+            let group = made.puppet.put(&made.mem, &control.group.to_ne_bytes())?;
+            let args = [terminal as u64, tty::TIOCSPGRP, group, 0, 0, 0];
+            made.puppet.call(libc::SYS_ioctl, args)
+        };
+        let failed = |source| Error::Remote {
+            call: "ioctl (TIOCSPGRP)",
+            pid: control.session,
+            source,
+        };
+        match set(tree)? {
+            Ok(_) => continue,
+            Err(Errno::SRCH | Errno::PERM)
+                if tasks.iter().all(|task| task.pgid != control.group) => {}
+            Err(source) => return Err(failed(source)),
+        }
+        let helper = tree.group_helper(leader, control.group)?;
+        helper.must("setpgid", libc::SYS_setpgid, [0; 6])?;
+        set(tree)?.map_err(failed)?;
+        tree.end_helper(leader, &helper)?;
+    }
+    Ok(())
+}
+
+/// Takes the terminal of their session from tasks that had none: they gave it up, or were born before there was one.
+fn give_up_terminals(world: &World<'_>, tree: &Tree) -> Result<()> {
+    for (index, task) in world.plan.tasks.iter().enumerate() {
+        let gave_up = |tc: &TaskCoreEntry| tc.cryopod_no_terminal == Some(true);
+        if !task.core().tc.as_ref().is_some_and(gave_up) {
+            continue;
+        }
+        let Some(terminal) = world.files.controlling_terminal(task.sid)? else {
+            continue;
+        };
+        let args = [terminal as u64, tty::TIOCNOTTY, 0, 0, 0, 0];
+        match tree.get(index)?.puppet.call(libc::SYS_ioctl, args)? {
+            Ok(_) => {}
+            // Only a slave will do, and nobody has it open.
+            Err(error) => {
+                tracing::warn!(pid = task.pid, %error, "keeps the terminal of its session")
+            }
+        }
     }
     Ok(())
 }

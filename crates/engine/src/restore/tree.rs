@@ -7,7 +7,7 @@ use cryopod_image::SetReader;
 use cryopod_sys::clone::{CloneArgs, spawn_sleeper};
 use cryopod_sys::ptrace::{self, options};
 use cryopod_sys::wait::{self, Status};
-use cryopod_sys::{Errno, process};
+use cryopod_sys::{Errno, process, tty};
 
 use super::files::Files;
 use super::plan::{Plan, State, Task};
@@ -199,7 +199,7 @@ impl Tree {
         let Some(body) = &task.body else {
             // A zombie needs no memory of its own, only its name.
             threads::name(&puppet, &mem, &task.threads[0])?;
-            self.found_session(task, &puppet)?;
+            self.found_session(world, task, &puppet)?;
             self.made.insert(
                 index,
                 Made {
@@ -241,14 +241,22 @@ impl Tree {
             },
         );
         self.children(world, index, |how| how == Birth::BeforeSetsid)?;
-        self.found_session(task, &self.get(index)?.puppet)?;
+        self.found_session(world, task, &self.get(index)?.puppet)?;
         self.children(world, index, |how| how == Birth::AfterSetsid)?;
         self.children(world, index, |how| matches!(how, Birth::ByLeader(_)))
     }
 
-    fn found_session(&self, task: &Task, puppet: &Puppet) -> Result<()> {
-        if task.sid == task.pid {
-            puppet.must("setsid", libc::SYS_setsid, [0; 6])?;
+    /// setsid(2), and the controlling terminal at once: children have it only if they are born later (ioctl_tty(2)).
+    fn found_session(&self, world: &World<'_>, task: &Task, puppet: &Puppet) -> Result<()> {
+        if task.sid != task.pid {
+            return Ok(());
+        }
+        puppet.must("setsid", libc::SYS_setsid, [0; 6])?;
+        if task.body.is_some()
+            && let Some(terminal) = world.files.controlling_terminal(task.sid)?
+        {
+            let args = [terminal as u64, tty::TIOCSCTTY, 0, 0, 0, 0];
+            puppet.must("ioctl (TIOCSCTTY)", libc::SYS_ioctl, args)?;
         }
         Ok(())
     }

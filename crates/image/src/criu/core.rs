@@ -76,6 +76,9 @@ pub struct TaskCoreEntry {
     /// Ours, ignored by criu: new mappings are locked (`MCL_FUTURE` of mlockall(2)).
     #[prost(bool, optional, tag = "20003")]
     pub cryopod_lock_future: Option<bool>,
+    /// It has no controlling terminal, although the leader of its session has one: TIOCNOTTY of `ioctl_tty(2)`.
+    #[prost(bool, optional, tag = "20010")]
+    pub cryopod_no_terminal: Option<bool>,
 }
 
 /// Which kernel objects a process has. Equal ids mean a shared object; the numbers name image files (`fdinfo-ID`,

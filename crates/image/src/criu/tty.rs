@@ -100,6 +100,26 @@ pub struct TtyInfoEntry {
     pub uid: Option<u32>,
     #[prost(uint32, optional, tag = "15")]
     pub gid: Option<u32>,
+    /// Of a master: the slave was open once and is open nowhere now.
+    #[prost(bool, optional, tag = "20001")]
+    pub cryopod_slave_closed: Option<bool>,
+    /// Output is stopped: see [`tty_stop`].
+    #[prost(uint32, optional, tag = "20002")]
+    pub cryopod_stop: Option<u32>,
+    /// Of a master whose slave is open nowhere: what the next one to open it will read.
+    #[prost(bytes = "vec", optional, tag = "20003")]
+    pub cryopod_slave_input: Option<Vec<u8>>,
+    /// Of /dev/tty: the device number of the terminal behind it, as in `/proc/PID/stat`.
+    #[prost(uint32, optional, tag = "20004")]
+    pub cryopod_device: Option<u32>,
+}
+
+/// Values of [`TtyInfoEntry::cryopod_stop`].
+pub mod tty_stop {
+    /// The stop character was typed.
+    pub const CHARACTER: u32 = 1;
+    /// A program asked for it, `tcflow(3)`.
+    pub const PROGRAM: u32 = 2;
 }
 
 /// An open file on a terminal.

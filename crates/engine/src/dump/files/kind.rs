@@ -29,8 +29,10 @@ pub enum Kind {
     Timerfd,
     /// epoll(7).
     Epoll,
-    /// A terminal: only as a standard stream that leads outside the tree.
+    /// A terminal, unless it is a master.
     Terminal,
+    /// The master of a pseudo-terminal.
+    Master,
     /// A socket; what sort of one is all zero where it could not be asked.
     Socket(SocketKind),
     /// Anything else, in words.
@@ -41,7 +43,8 @@ impl Kind {
     /// The number of the kind in images; what leads outside is recorded like a file with a path.
     pub fn fd_type(&self) -> FdTypes {
         match self {
-            Self::Path | Self::Terminal | Self::Other(_) => FdTypes::Reg,
+            Self::Path | Self::Other(_) => FdTypes::Reg,
+            Self::Terminal | Self::Master => FdTypes::Tty,
             Self::Socket(kind) => sockets::fd_type(kind),
             Self::Pipe => FdTypes::Pipe,
             Self::Fifo => FdTypes::Fifo,
@@ -148,7 +151,9 @@ fn device(seen: &Seen) -> Kind {
     match (major, minor) {
         // null, zero, full, random, urandom: no state of their own.
         (MEMORY, 3 | 5 | 7 | 8 | 9) => Kind::Path,
-        (5, 2) => other("pseudo-terminal master"),
+        (5, 2) => Kind::Master,
+        // Which two of them are a pair, nobody tells.
+        (2 | 3, _) => other("pseudo-terminal of the BSD kind"),
         // Consoles, serial lines, /dev/tty, pseudo-terminals, and the consoles of virtual machines.
         (4 | 5 | 136..=143 | 166 | 188 | 204 | 229, _) => Kind::Terminal,
         _ => other(format!("device {} ({major}:{minor})", seen.shown())),
@@ -167,6 +172,17 @@ fn shared_memory_device() -> Option<u64> {
 /// Whether it is /dev/tty: the controlling terminal of whoever opens it.
 pub fn is_controlling_terminal(seen: &Seen) -> bool {
     seen.stat.st_rdev == rustix::fs::makedev(5, 0)
+}
+
+/// Whether it is the master of a pseudo-terminal: what /dev/ptmx gives.
+pub fn is_master(seen: &Seen) -> bool {
+    seen.stat.st_rdev == rustix::fs::makedev(5, 2) && seen.file_type() == FileType::CharacterDevice
+}
+
+/// The number of a pseudo-terminal by the device number of its slave.
+pub fn slave_index(device: u64) -> Option<u32> {
+    const SLAVES: u32 = 136;
+    (rustix::fs::major(device) == SLAVES).then(|| rustix::fs::minor(device))
 }
 
 #[cfg(test)]
@@ -218,7 +234,8 @@ mod tests {
         assert_eq!(device(1, 9), Kind::Path);
         assert_eq!(device(136, 2), Kind::Terminal);
         assert_eq!(device(5, 0), Kind::Terminal);
-        assert_eq!(device(5, 2), other("pseudo-terminal master"));
+        assert_eq!(device(5, 2), Kind::Master);
+        assert_eq!(device(3, 2), other("pseudo-terminal of the BSD kind"));
         assert_eq!(device(1, 1), other("device /dev/x (1:1)"));
     }
 

@@ -10,7 +10,8 @@
 //! - `owners`: who gets SIGIO
 //! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
 //! - `locks`: advisory locks and leases
-//! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`: one room per kind
+//! - `terminals`: which terminals belong to the tree
+//! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `ttys`: one room per kind
 //! - `sockets`: a room for each family
 //! - `outlook`: what of all that cannot be dumped
 
@@ -31,9 +32,11 @@ pub(crate) mod seen;
 mod signalfds;
 pub(crate) mod sockets;
 pub(crate) mod streams;
+pub(crate) mod terminals;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timerfds;
+mod ttys;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,6 +59,7 @@ use self::paths::Name;
 use self::pipes::Contents;
 use self::seen::Seen;
 use self::sockets::Sockets;
+use self::ttys::Ttys;
 use super::DumpOptions;
 use super::shmem::SharedFile;
 use crate::error::{Context, Error, Result, Unsupported};
@@ -112,6 +116,7 @@ pub struct Files<'a> {
     epolls: Epolls,
     sockets: Sockets,
     locks: Locks<'a>,
+    ttys: Ttys<'a>,
 }
 
 impl<'a> Files<'a> {
@@ -130,6 +135,7 @@ impl<'a> Files<'a> {
             epolls: Epolls::default(),
             sockets: Sockets::default(),
             locks: Locks::new(set),
+            ttys: Ttys::new(set),
         })
     }
 
@@ -193,6 +199,7 @@ impl<'a> Files<'a> {
         self.pipes.finish()?;
         self.fifos.finish()?;
         self.locks.finish()?;
+        self.ttys.finish()?;
         self.memfds.finish()
     }
 
@@ -264,7 +271,16 @@ impl<'a> Files<'a> {
                 Some(entry) => entry,
                 None => return Ok(()),
             },
-            Some(kind @ (Kind::Terminal | Kind::Other(_))) => {
+            Some(kind @ (Kind::Terminal | Kind::Master)) => {
+                let path_id = self.identities.fresh();
+                let owner = one.owner.clone();
+                let name = one.seen.undeleted_name();
+                let path = paths::entry(path_id, one.seen, flags, owner, name);
+                self.entries.push(&path)?;
+                let terminals = self.outlook.terminals()?;
+                self.ttys.dump(one, kind, path_id, terminals)?
+            }
+            Some(kind @ Kind::Other(_)) => {
                 return Err(refuse(one.seen, outlook::describe(one.seen, kind)));
             }
         };

@@ -1,9 +1,10 @@
 //! Whether open files can be dumped: one answer for the survey of a running tree and the dump of a frozen one.
 
 use super::kind::Kind;
-use super::seen::Seen;
+use super::seen::{Seen, is_gone};
 use super::sockets::{self, View};
 use super::streams::Streams;
+use super::terminals::Terminals;
 use super::{locks, paths, timerfds};
 use crate::dump::DumpOptions;
 use crate::error::Result;
@@ -32,6 +33,21 @@ impl Outlook {
         self.streams.lead_outside(seen, kind)
     }
 
+    /// The terminals of the tree.
+    pub fn terminals(&self) -> Result<&Terminals> {
+        self.streams.terminals()
+    }
+
+    fn terminal(&self, seen: &Seen, kind: &Kind) -> Option<String> {
+        let terminals = self.terminals();
+        match terminals.and_then(|all| all.problem(seen, kind, self.options.outside_terminal)) {
+            Ok(problem) => problem,
+            // It went away meanwhile, or the dump will say what is wrong.
+            Err(error) if is_gone(&error) => None,
+            Err(error) => Some(format!("terminal {}: {error}", seen.shown())),
+        }
+    }
+
     /// Why an open file cannot be checkpointed, in words, if it cannot.
     pub fn problem(&self, seen: &Seen, kind: &Kind) -> Option<String> {
         let outside = self.leads_outside(seen, kind);
@@ -47,7 +63,8 @@ impl Outlook {
                 timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
             }
             Kind::Socket(socket) => self.sockets.problem(seen, socket),
-            Kind::Terminal | Kind::Other(_) => Some(describe(seen, kind)),
+            Kind::Terminal | Kind::Master => self.terminal(seen, kind),
+            Kind::Other(_) => Some(describe(seen, kind)),
             Kind::Pipe | Kind::Memfd | Kind::Eventfd | Kind::Signalfd | Kind::Epoll => None,
         }
     }
@@ -56,10 +73,6 @@ impl Outlook {
 /// Says that a kind is not supported.
 pub(super) fn describe(seen: &Seen, kind: &Kind) -> String {
     match kind {
-        Kind::Terminal => format!(
-            "terminal {}: supported only as a standard stream that leads outside",
-            seen.shown()
-        ),
         Kind::Socket(socket) => format!("{}: not supported", sockets::shown(socket)),
         Kind::Other(what) => format!("{what}: not supported"),
         _ => format!("{}: not supported here", seen.shown()),

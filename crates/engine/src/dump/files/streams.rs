@@ -1,5 +1,6 @@
 //! Standard streams that lead outside the tree: a terminal, a socket, or a pipe whose other end nobody of the tree has.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
@@ -8,6 +9,7 @@ use cryopod_sys::process;
 
 use super::kind::{self, Kind, classify};
 use super::seen::{Seen, is_gone};
+use super::terminals::{Home, Terminals};
 use super::{Description, paths};
 use crate::dump::DumpOptions;
 use crate::error::Result;
@@ -25,12 +27,18 @@ pub struct Streams {
     outside: HashSet<(u64, u64)>,
     /// One of them is a terminal, so that /dev/tty is one as well.
     has_terminal: bool,
+    pids: Vec<i32>,
+    /// Looked for when the first terminal is met.
+    terminals: OnceCell<Terminals>,
 }
 
 impl Streams {
     /// Looks at the standard streams of all processes of the tree; none lead outside unless `options` allow it.
     pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
-        let mut streams = Self::default();
+        let mut streams = Self {
+            pids: pids.to_vec(),
+            ..Self::default()
+        };
         if !options.external_stdio {
             return Ok(streams);
         }
@@ -42,10 +50,13 @@ impl Streams {
                     seen => seen?,
                 };
                 match classify(&seen) {
-                    Kind::Terminal => {
-                        streams.has_terminal = true;
-                        streams.outside.insert(seen.inode());
-                    }
+                    Kind::Terminal => match streams.terminals()?.home(&seen)? {
+                        Home::Outside(_) | Home::Device => {
+                            streams.has_terminal = true;
+                            streams.outside.insert(seen.inode());
+                        }
+                        Home::Inside(_) | Home::HungUp(_) => {}
+                    },
                     Kind::Socket(_) if !made_inside(&seen, pids) => {
                         streams.outside.insert(seen.inode());
                     }
@@ -66,10 +77,25 @@ impl Streams {
         Ok(streams)
     }
 
+    /// The terminals of the tree.
+    pub fn terminals(&self) -> Result<&Terminals> {
+        match self.terminals.get() {
+            Some(terminals) => Ok(terminals),
+            None => {
+                let terminals = Terminals::scan(&self.pids)?;
+                Ok(self.terminals.get_or_init(|| terminals))
+            }
+        }
+    }
+
     /// Whether an open file is one of them.
     pub fn lead_outside(&self, seen: &Seen, kind: &Kind) -> bool {
         match kind {
-            Kind::Terminal if kind::is_controlling_terminal(seen) => self.has_terminal,
+            // A standard stream that is /dev/tty stands for any terminal.
+            Kind::Terminal if kind::is_controlling_terminal(seen) => {
+                let home = || self.terminals().and_then(|terminals| terminals.home(seen));
+                self.has_terminal && matches!(home(), Ok(Home::Outside(_) | Home::Device))
+            }
             Kind::Terminal | Kind::Socket(_) | Kind::Pipe => self.outside.contains(&seen.inode()),
             _ => false,
         }

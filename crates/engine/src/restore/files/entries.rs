@@ -19,8 +19,9 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let nlsk = entry.nlsk.as_ref().map(|nlsk| &nlsk.fown);
     let psk = entry.psk.as_ref().map(|psk| &psk.fown);
     let socket = usk.or(isk).or(nlsk).or(psk);
+    let tty = entry.tty.as_ref().map(|tty| &tty.fown);
     let plain = reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd);
-    plain.or(socket)
+    plain.or(socket).or(tty)
 }
 
 /// The open flags an entry has.
@@ -36,6 +37,7 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
     let isk = entry.isk.as_ref().map(|isk| isk.flags);
     let nlsk = entry.nlsk.as_ref().map(|nlsk| nlsk.flags);
     let psk = entry.psk.as_ref().map(|psk| psk.flags);
+    let tty = entry.tty.as_ref().map(|tty| tty.flags);
     reg.or(pipe)
         .or(memfd)
         .or(efd)
@@ -46,6 +48,7 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
         .or(isk)
         .or(nlsk)
         .or(psk)
+        .or(tty)
         .unwrap_or(0)
 }
 
@@ -64,6 +67,7 @@ pub fn check(entry: &FileEntry) -> Result<()> {
         entry.isk.as_ref().map(|isk| isk.id),
         entry.nlsk.as_ref().map(|nlsk| nlsk.id),
         entry.psk.as_ref().map(|psk| psk.id),
+        entry.tty.as_ref().map(|tty| tty.id),
     ];
     if members.into_iter().flatten().any(|id| id != entry.id) {
         return Err(super::corrupt(entry.id, "it has two numbers"));

@@ -32,6 +32,7 @@ mod sockets;
 mod streams;
 mod tables;
 mod timerfds;
+mod ttys;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -50,6 +51,8 @@ use self::memfds::Memfds;
 use self::named::Named;
 use self::sockets::Sockets;
 use self::tables::Slot;
+pub use self::ttys::Control;
+use self::ttys::Ttys;
 use super::{RestoreOptions, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
@@ -80,6 +83,7 @@ pub struct Files {
     epolls: BTreeMap<u32, (u32, u32)>,
     sockets: Sockets,
     locks: Locks,
+    ttys: Ttys,
     base: i32,
 }
 
@@ -108,6 +112,7 @@ impl Files {
             root: None,
             epolls: BTreeMap::new(),
             locks: Locks::load(set)?,
+            ttys: Ttys::load(set)?,
             base: 0,
         })
     }
@@ -141,12 +146,14 @@ impl Files {
     /// know; [`Error::Path`].
     pub fn open_all(&mut self, set: &SetReader, options: &RestoreOptions, base: i32) -> Result<()> {
         self.base = base;
-        raise_limit(base as u64 + 2 * self.entries.len() as u64 + 256)?;
+        let spare = 2 * self.entries.len() as u64 + u64::from(self.ttys.highest_index()) + 256;
+        raise_limit(base as u64 + spare)?;
         self.memfds.make()?;
         self.open_pipes(set)?;
         let (opened, base) = (&mut self.opened, self.base);
         self.sockets
             .open(&self.entries, |id, file| keep(opened, base, id, file))?;
+        self.open_ttys(options)?;
         // Names made for deleted files go when this does.
         let mut ghosts = Ghosts::default();
         self.open_fifos(set, &mut ghosts)?;
@@ -369,6 +376,39 @@ impl Files {
         pipes::open(set, pipes, |id, file| keep(opened, base, id, file))
     }
 
+    /// Terminals whose other end was outside become the restorer's.
+    fn open_ttys(&mut self, options: &RestoreOptions) -> Result<()> {
+        let (opened, base) = (&mut self.opened, self.base);
+        let outside = self
+            .ttys
+            .open(&self.entries, &mut |id, file| keep(opened, base, id, file))?;
+        for id in outside {
+            if !options.outside_terminal {
+                let what = "a terminal whose other end was outside of the tree, unless it may be the restorer's (--shell-job)";
+                return Err(Error::NotRestorable { what: what.into() });
+            }
+            let tty = self.entries.get(&id).and_then(|entry| entry.tty.as_deref());
+            let flags = tty.map_or(0, |tty| tty.flags);
+            let file = streams::open(options.stdio, b"tty", flags, self.standard_number(id))?;
+            self.joined.insert(id);
+            keep(&mut self.opened, self.base, id, file)?;
+        }
+        Ok(())
+    }
+
+    /// The terminal that controls a session, and the number that every task has it under.
+    pub fn controlling_terminal(&self, session: i32) -> Result<Option<RawFd>> {
+        let control = self.ttys.control(session);
+        control
+            .map(|control| self.descriptor(control.file))
+            .transpose()
+    }
+
+    /// All terminals that control sessions.
+    pub fn controls(&self) -> &[Control] {
+        self.ttys.controls()
+    }
+
     fn open_fifos(&mut self, set: &SetReader, ghosts: &mut Ghosts) -> Result<()> {
         let mut fifos = Vec::new();
         for entry in self
@@ -404,16 +444,9 @@ impl Files {
         let entry = self.entry(id)?;
         let file = match FdTypes::try_from(entry.r#type) {
             // Opened already.
-            Ok(FdTypes::Pipe | FdTypes::Fifo) => return Ok(()),
+            Ok(FdTypes::Pipe | FdTypes::Fifo | FdTypes::Tty) => return Ok(()),
             Ok(_) if sockets::is_socket(entry) => return Ok(()),
             Ok(FdTypes::Reg) => return self.open_reg(set, options, ghosts, id),
-            Ok(FdTypes::Tty) => {
-                // criu --shell-job: the terminal of whoever started it.
-                let flags = entry.tty.as_ref().map_or(0, |tty| tty.flags);
-                let file = streams::open(options.stdio, b"tty", flags, self.standard_number(id))?;
-                self.joined.insert(id);
-                Some(file)
-            }
             Ok(FdTypes::EventFd) => entry.efd.as_deref().map(eventfds::open).transpose()?,
             Ok(FdTypes::SignalFd) => entry.sgfd.as_deref().map(signalfds::open).transpose()?,
             Ok(FdTypes::TimerFd) => entry.tfd.as_deref().map(timerfds::open).transpose()?,
@@ -452,6 +485,9 @@ impl Files {
             && reg.ext != Some(true)
         {
             // The path of a fifo, opened with it.
+            return Ok(());
+        }
+        if self.ttys.is_path(id) {
             return Ok(());
         }
         let standard = self.standard_number(id);
