@@ -25,6 +25,13 @@ pub fn tests() -> Vec<Test> {
         Test::new("memory::shared", |c| {
             survives(c, Program::native("shared_memory"))
         }),
+        Test::new("memory::private_view_of_shared", |c| {
+            survives(c, Program::native("private_view"))
+        }),
+        Test::new("memory::guards", |c| survives(c, Program::native("guards"))),
+        Test::new("memory::huge_pages", |c| {
+            survives(c, Program::native("huge_pages"))
+        }),
         Test::new("memory::advice_and_locks", |c| {
             survives(c, Program::native("advice"))
         }),

@@ -21,6 +21,7 @@ fn simple() -> Vec<Program> {
         Program::native("pipes"),
         Program::native("crowd").arg("20"),
         Program::native("throng").arg("20"),
+        Program::native("shared_memory"),
     ]
 }
 

@@ -271,8 +271,6 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
         Some("memory shared with the kernel")
     } else if name(b"[uprobes]") {
         Some("uprobes are active")
-    } else if flag(b"ht") {
-        Some("huge pages (hugetlb)")
     } else if flag(b"ss") {
         Some("shadow stack")
     } else if flag(b"um") || flag(b"uw") || flag(b"ui") {
@@ -361,7 +359,7 @@ mod tests {
         );
         assert_eq!(
             memory_problem(&mapping("/memfd:x (deleted)", &[b"ht"])),
-            Some("huge pages (hugetlb)")
+            None
         );
     }
 }

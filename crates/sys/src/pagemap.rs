@@ -21,6 +21,8 @@ pub mod category {
     pub const PFNZERO: u64 = 1 << 5;
     /// The page is mapped by a huge entry.
     pub const HUGE: u64 = 1 << 6;
+    /// No page but a guard: MADV_GUARD_INSTALL of madvise(2). Since Linux 6.15.
+    pub const GUARD: u64 = 1 << 8;
 }
 
 /// A run of pages of the same categories (`struct page_region`).
@@ -36,7 +38,7 @@ pub struct Region {
 }
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ScanArg {
     size: u64,
     flags: u64,
@@ -63,24 +65,52 @@ pub fn scan(
     start: u64,
     end: u64,
     anonymous_only: bool,
+    found: impl FnMut(Region),
+) -> Result<()> {
+    let unwanted = category::PFNZERO | if anonymous_only { category::FILE } else { 0 };
+    let wanted = ScanArg {
+        category_inverted: unwanted,
+        category_mask: unwanted,
+        category_anyof_mask: category::PRESENT | category::SWAPPED,
+        return_mask: category::PRESENT | category::SWAPPED | category::HUGE,
+        ..ScanArg::default()
+    };
+    run(pagemap, start, end, wanted, found)
+}
+
+/// Scans `start..end` like [`scan`] for guards. EINVAL where the kernel does not tell them.
+pub fn guards(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    found: impl FnMut(Region),
+) -> Result<()> {
+    let wanted = ScanArg {
+        category_mask: category::GUARD,
+        return_mask: category::GUARD,
+        ..ScanArg::default()
+    };
+    run(pagemap, start, end, wanted, found)
+}
+
+fn run(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    wanted: ScanArg,
     mut found: impl FnMut(Region),
 ) -> Result<()> {
     const BATCH: usize = 512;
     let mut regions = vec![Region::default(); BATCH];
     let mut at = start;
     while at < end {
-        let unwanted = category::PFNZERO | if anonymous_only { category::FILE } else { 0 };
         let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
             start: at,
             end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: BATCH as u64,
-            category_inverted: unwanted,
-            category_mask: unwanted,
-            category_anyof_mask: category::PRESENT | category::SWAPPED,
-            return_mask: category::PRESENT | category::SWAPPED | category::HUGE,
-            ..ScanArg::default()
+            ..wanted
         };
         // SAFETY: `arg` is live, and its `vec` points to `vec_len` regions that are live and may be written.
         let count = check(i64::from(unsafe {

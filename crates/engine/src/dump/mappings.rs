@@ -1,15 +1,14 @@
 //! The mappings of an address space as CRIU's images name them.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 
 use cryopod_image::criu::{VmaEntry, vma_extra, vma_status as status};
+use cryopod_sys::memory::huge_size_flags;
 
 use super::files::Files;
-use super::shmem::{SharedFile, Shmem};
-use crate::error::{Error, Result};
-use crate::proc::{self, maps::Mapping};
+use super::guards;
+use crate::error::Result;
+use crate::proc::maps::Mapping;
 
 /// What the kernel itself puts into every address space.
 pub const KERNELS: u32 = status::AREA_VSYSCALL | status::AREA_VDSO | status::AREA_VVAR;
@@ -31,7 +30,7 @@ pub const ADVICE: [(&[u8; 2], i32); 8] = [
 pub struct DumpRange {
     /// Addresses.
     pub range: Range<u64>,
-    /// Only pages that are no longer the file's.
+    /// Only pages that are no longer a file's, and zeroes among them too.
     pub file: bool,
     /// All pages whatever they are: the vdso.
     pub all: bool,
@@ -47,12 +46,7 @@ pub struct Dumped {
 }
 
 /// Describes the mappings of a process.
-pub fn dump(
-    files: &mut Files<'_>,
-    shmem: &mut Shmem,
-    pid: i32,
-    maps: &[Mapping],
-) -> Result<Dumped> {
+pub fn dump(files: &mut Files<'_>, pid: i32, maps: &[Mapping]) -> Result<Dumped> {
     let mut dumped = Dumped::default();
     for mapping in maps {
         let mut entry = VmaEntry {
@@ -71,13 +65,7 @@ pub fn dump(
             b"[vsyscall]" => entry.status = status::AREA_VSYSCALL,
             b"[vdso]" => entry.status |= status::AREA_VDSO,
             name if name.starts_with(b"[vvar") => entry.status |= status::AREA_VVAR,
-            _ if mapping.inode == 0 => anonymous(&mut entry, mapping),
-            name if mapping.shared && is_shared_anonymous(name) => {
-                entry.status |= status::ANON_SHARED;
-                entry.flags |= libc::MAP_ANONYMOUS as u32;
-                entry.shmid = mapping.inode;
-                shmem.add(shared_anonymous(pid, mapping)?);
-            }
+            _ if mapping.inode == 0 || is_private_huge(mapping) => anonymous(&mut entry, mapping),
             name => file(&mut entry, files, pid, mapping, name)?,
         }
         if entry.status & KERNELS != 0 {
@@ -92,6 +80,10 @@ pub fn dump(
         }
         dumped.entries.push(entry);
     }
+    // Not mappings of their own, but told like such, behind all others.
+    let guards = guards::find(pid, maps)?;
+    dumped.ranges = guards::cut(dumped.ranges, &guards);
+    dumped.entries.extend(guards.iter().map(guards::entry));
     Ok(dumped)
 }
 
@@ -109,9 +101,16 @@ fn flags(mapping: &Mapping) -> u32 {
         (b"lo", libc::MAP_LOCKED),
         (b"nr", libc::MAP_NORESERVE),
     ];
-    more.iter()
+    let huge = if is_huge(mapping) {
+        libc::MAP_HUGETLB as u32 | huge_size_flags(mapping.page_bytes)
+    } else {
+        0
+    };
+    let flags = more
+        .iter()
         .filter(|(flag, _)| mapping.has(flag))
-        .fold(kind, |flags, (_, bit)| flags | bit) as u32
+        .fold(kind, |flags, (_, bit)| flags | bit);
+    flags as u32 | huge
 }
 
 fn advice(mapping: &Mapping) -> u64 {
@@ -144,27 +143,24 @@ fn anonymous(entry: &mut VmaEntry, mapping: &Mapping) {
     }
 }
 
-/// mmap(MAP_SHARED|MAP_ANONYMOUS) is a deleted file of this name.
-fn is_shared_anonymous(name: &[u8]) -> bool {
-    name == b"/dev/zero (deleted)"
+fn is_huge(mapping: &Mapping) -> bool {
+    mapping.has(b"ht")
+}
+
+/// mmap(MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB) is a deleted file of this name.
+fn is_private_huge(mapping: &Mapping) -> bool {
+    !mapping.shared && mapping.name == b"/anon_hugepage (deleted)" && is_huge(mapping)
+}
+
+/// What no path leads to, so that it is stored as a memfd: a memfd, shared anonymous memory, and the same of huge pages.
+/// A file of such a name in a file system is never without its directory.
+fn is_memory_file(name: &[u8]) -> bool {
+    name.starts_with(b"/memfd:")
+        || matches!(name, b"/dev/zero (deleted)" | b"/anon_hugepage (deleted)")
 }
 
 fn map_file(mapping: &Mapping) -> String {
     format!("map_files/{:x}-{:x}", mapping.start, mapping.end)
-}
-
-fn shared_anonymous(pid: i32, mapping: &Mapping) -> Result<SharedFile> {
-    let path = proc::path(pid, &map_file(mapping));
-    let file = File::open(&path).map_err(|source| Error::Path {
-        operation: "open",
-        path,
-        source,
-    })?;
-    Ok(SharedFile {
-        shmid: mapping.inode,
-        file: OwnedFd::from(file),
-        size_bytes: mapping.offset + mapping.size_bytes(),
-    })
 }
 
 fn file(
@@ -179,7 +175,7 @@ fn file(
     } else {
         status::FILE_PRIVATE
     };
-    if name.starts_with(b"/memfd:") {
+    if is_memory_file(name) {
         entry.status |= status::AREA_MEMFD;
     }
     // A shared mapping that may be made writable was made from a descriptor open for writing.
@@ -199,9 +195,11 @@ fn range(entry: &VmaEntry) -> Option<DumpRange> {
     let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
     let all = entry.status & status::AREA_VDSO != 0;
     let wanted = all || (private && entry.status & KERNELS == 0);
+    // Huge pages are stored whole: what is given back of them later must not be a part of one.
+    let huge = entry.flags & libc::MAP_HUGETLB as u32 != 0;
     wanted.then_some(DumpRange {
         range: entry.start..entry.end,
-        file: entry.status & status::FILE_PRIVATE != 0,
+        file: huge || entry.status & status::FILE_PRIVATE != 0,
         all,
     })
 }
@@ -230,6 +228,20 @@ mod tests {
             advice(&one),
             1 << libc::MADV_DONTFORK | 1 << libc::MADV_HUGEPAGE
         );
+    }
+
+    #[test]
+    fn huge_pages_are_told_with_their_size() {
+        let mut one = mapping(&[b"ht"]);
+        one.page_bytes = 2 << 20;
+        one.name = b"/anon_hugepage (deleted)".to_vec();
+        assert_eq!(
+            flags(&one),
+            (libc::MAP_PRIVATE | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB) as u32
+        );
+        assert!(is_private_huge(&one));
+        one.shared = true;
+        assert!(!is_private_huge(&one) && is_memory_file(&one.name));
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //! - `process`: what belongs to a whole process, and the order of its parts
 //! - `threads`: registers and what else each thread has of its own
 //! - `signals`, `timers`, `credentials`, `seccomp`: the parts of both
-//! - `mappings`: address spaces; `memory`: their contents; `shmem`: memory shared by mappings and memfds
+//! - `mappings`: address spaces, with their `guards`; `memory`: their contents; `shmem`: memory that processes share
 //! - `files`: descriptors
 //! - `ids`: which processes share which kernel objects; `cgroups`; `inventory`
 
 mod cgroups;
 mod credentials;
 pub mod files;
+pub(crate) mod guards;
 mod ids;
 mod inventory;
 pub(crate) mod mappings;

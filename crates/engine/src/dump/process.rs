@@ -79,7 +79,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     let mut inside = None;
     for &tid in &one.threads {
         let mut visit = Visit::enter(tid, &mem, room)?;
-        let mut core = threads::dump(world, pid, &mut visit)?;
+        let mut core = threads::dump(world, one, &mut visit)?;
         if tid == pid {
             inside = Some(ask(&mut visit, pid, one)?);
         }
@@ -103,7 +103,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     };
     world.set.write_one(Kind::Ids, Some(pid as u64), &ids)?;
     fs(world, pid, &status)?;
-    let space = mappings::dump(&mut world.files, &mut world.shmem, pid, &maps)?;
+    let space = mappings::dump(&mut world.files, pid, &maps)?;
     mm(world, pid, &inside, &space)?;
     let summary = summary(one, &status, descriptors)?;
     world.memory.push(memory::Space {
@@ -225,7 +225,7 @@ fn leader(
         rlimits: limits(pid)?,
     });
     tc.cg_set = Some(world.cgroups.of(pid, pid)?);
-    tc.signals_s = Some(signals::queued(pid, true)?);
+    tc.signals_s = Some(signals::queued(pid, true, one.stop_signal.is_some())?);
     tc.oom_score_adj = oom.trim().parse().ok();
     tc.loginuid = proc::read_text(pid, "loginuid")
         .ok()

@@ -39,11 +39,15 @@ pub fn actions(visit: &mut Visit<'_>) -> Result<Vec<SaEntry>> {
 }
 
 /// The signals queued for a thread, or (with `shared`) for its process, in their order, with their siginfo.
-pub fn queued(tid: i32, shared: bool) -> Result<SignalQueueEntry> {
+///
+/// A SIGSTOP that waits in a process that is stopped already is left out: before the process can see it, SIGCONT takes
+/// it back, or SIGKILL ends everything. Whoever queued it again while nothing can be blocked would be stopped by it.
+pub fn queued(tid: i32, shared: bool, stopped: bool) -> Result<SignalQueueEntry> {
     let queued = ptrace::queued_signals(tid, shared).task("read its queued signals", tid)?;
     Ok(SignalQueueEntry {
         signals: queued
             .iter()
+            .filter(|info| !(stopped && info.starts_with(&libc::SIGSTOP.to_ne_bytes())))
             .map(|info| SiginfoEntry {
                 siginfo: info.to_vec(),
             })

@@ -9,6 +9,7 @@ use super::process::World;
 use super::{credentials, signals};
 use crate::cpu;
 use crate::error::{Context, Result};
+use crate::freeze::FrozenProcess;
 use crate::proc::{self, status::Status};
 use crate::remote::visit::Visit;
 
@@ -17,7 +18,12 @@ const TLS_ENTRIES: u32 = 3;
 const TLS_FIRST: u32 = 12;
 
 /// Reads one visited thread.
-pub fn dump(world: &mut World<'_>, pid: i32, visit: &mut Visit<'_>) -> Result<CoreEntry> {
+pub fn dump(
+    world: &mut World<'_>,
+    one: &FrozenProcess,
+    visit: &mut Visit<'_>,
+) -> Result<CoreEntry> {
+    let pid = one.pid;
     let tid = visit.tid();
     let status = Status::read(pid, tid)?;
     let xstate = ptrace::xstate(tid).task("read its extended state", tid)?;
@@ -33,7 +39,7 @@ pub fn dump(world: &mut World<'_>, pid: i32, visit: &mut Visit<'_>) -> Result<Co
         blk_sigset: Some(visit.mask()),
         sas: Some(alternate_stack(visit)?),
         pdeath_sig: Some(parent_death_signal(visit)?),
-        signals_p: Some(signals::queued(tid, false)?),
+        signals_p: Some(signals::queued(tid, false, one.stop_signal.is_some())?),
         creds: Some(credentials::dump(visit, &status)?),
         seccomp_mode: Some(seccomp_mode),
         seccomp_filter,

@@ -22,6 +22,8 @@ pub struct Mapping {
     pub inode: u64,
     /// The path or bracketed name as printed, octal escapes undone.
     pub name: Vec<u8>,
+    /// Size of its pages in bytes as the kernel counts them; more than 4096 for hugetlb.
+    pub page_bytes: u64,
     /// The two-letter VmFlags.
     pub flags: Vec<[u8; 2]>,
 }
@@ -37,6 +39,11 @@ impl Mapping {
         self.flags.contains(flag)
     }
 
+    /// Whether it is the program's, and not one that the kernel put there.
+    pub fn is_user(&self) -> bool {
+        !self.name.starts_with(b"[v")
+    }
+
     /// Whether the mapping has the given bracketed name.
     pub fn is(&self, name: &str) -> bool {
         self.name == name.as_bytes()
@@ -48,7 +55,12 @@ pub fn read_all(pid: i32) -> Result<Vec<Mapping>> {
     let text = read(pid, "smaps")?;
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
-        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+        if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
+            if let Some(last) = mappings.last_mut() {
+                last.page_bytes = kilobytes(size)
+                    .ok_or_else(|| misread(pid, "smaps", &String::from_utf8_lossy(line)))?;
+            }
+        } else if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             if let Some(last) = mappings.last_mut() {
                 last.flags = flags
                     .split(|&byte| byte == b' ')
@@ -94,8 +106,15 @@ fn parse_head(line: &[u8]) -> Option<Mapping> {
         device: (hex(major)? as u32, hex(minor)? as u32),
         inode,
         name: unescape(name.trim_ascii_start()),
+        page_bytes: 0,
         flags: Vec::new(),
     })
+}
+
+/// `   2048 kB` in bytes.
+fn kilobytes(text: &[u8]) -> Option<u64> {
+    let number = std::str::from_utf8(text).ok()?.trim().strip_suffix(" kB")?;
+    number.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Undoes the kernel's octal escape of the newline.
@@ -149,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_in_kilobytes() {
+        assert_eq!(kilobytes(b"     2048 kB"), Some(2 << 20));
+        assert_eq!(kilobytes(b"     2048"), None);
+        assert_eq!(kilobytes(b" 99999999999999999999 kB"), None);
+    }
+
+    #[test]
     fn this_process_can_be_read() {
         let mappings = read_all(std::process::id() as i32).unwrap();
         assert!(
@@ -157,5 +183,6 @@ mod tests {
                 .any(|mapping| mapping.is("[stack]") && mapping.has(b"gd"))
         );
         assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
+        assert!(mappings.iter().any(|mapping| mapping.page_bytes == 4096));
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra, vma_status as status};
-use cryopod_sys::memory::PAGE;
+use cryopod_sys::memory::{HUGE_MASK, PAGE};
 
 use super::files::Files;
 use super::shmem::Shared;
@@ -51,6 +51,17 @@ pub fn find_scratch<'a>(spaces: impl Iterator<Item = &'a MmEntry>) -> Result<u64
 
 fn is_special(vma: &VmaEntry) -> bool {
     vma.status & KERNELS != 0
+}
+
+fn is_huge(vma: &VmaEntry) -> bool {
+    vma.flags & libc::MAP_HUGETLB as u32 != 0
+}
+
+/// The kernel forces no writes into private huge pages from outside, so these are writable while they are filled.
+fn is_closed(vma: &VmaEntry) -> bool {
+    is_huge(vma)
+        && vma.flags & libc::MAP_TYPE as u32 == libc::MAP_PRIVATE as u32
+        && vma.prot & libc::PROT_WRITE as u32 == 0
 }
 
 /// The files that mappings want, each with the access it needs.
@@ -144,6 +155,11 @@ pub fn make(
     files: &Files,
     shmem: &Shared,
 ) -> Result<()> {
+    for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| **kept) {
+        if is_closed(vma) {
+            protect(puppet, vma, vma.prot | libc::PROT_WRITE as u32)?;
+        }
+    }
     let mut previous: Option<&VmaEntry> = None;
     let mut making = Making::default();
     for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| !**kept) {
@@ -172,6 +188,9 @@ fn map(
         | libc::MAP_LOCKED
         | libc::MAP_NORESERVE;
     let mut flags = vma.flags & known as u32;
+    if is_huge(vma) && vma.status & status::ANON_PRIVATE != 0 {
+        flags |= vma.flags & (libc::MAP_HUGETLB as u32 | HUGE_MASK);
+    }
     let on_fault = vma.cryopod_extra.unwrap_or(0) & vma_extra::LOCKED_ON_FAULT != 0;
     if on_fault {
         flags &= !(libc::MAP_LOCKED as u32);
@@ -206,7 +225,7 @@ fn map(
         ];
         puppet.must("mmap", libc::SYS_mmap, args)
     };
-    let prot = if making.writable_first {
+    let prot = if making.writable_first || is_closed(vma) {
         vma.prot | libc::PROT_WRITE as u32
     } else {
         vma.prot
@@ -231,11 +250,7 @@ fn map(
         place(vma.start, prot, flags | fixed)?;
     }
     if making.writable_first {
-        puppet.must(
-            "mprotect",
-            libc::SYS_mprotect,
-            [vma.start, len, u64::from(vma.prot), 0, 0, 0],
-        )?;
+        protect(puppet, vma, vma.prot)?;
     }
     if on_fault {
         const MLOCK_ONFAULT: u64 = 1;
@@ -275,7 +290,7 @@ impl Making {
         let read_only = private && vma.prot & libc::PROT_WRITE as u32 == 0;
         let accounted = vma.cryopod_extra.unwrap_or(0) & vma_extra::ACCOUNTED != 0;
         let mut making = Self {
-            writable_first: read_only && accounted,
+            writable_first: read_only && accounted && !is_huge(vma),
             elsewhere: false,
         };
         let Some(previous) = previous.filter(|previous| would_merge(previous, vma)) else {
@@ -291,8 +306,24 @@ impl Making {
     }
 }
 
+/// Closes what was opened to be filled.
+pub fn close(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
+    for vma in mm.vmas.iter().filter(|vma| is_closed(vma)) {
+        protect(puppet, vma, vma.prot)?;
+    }
+    Ok(())
+}
+
+fn protect(puppet: &Puppet, vma: &VmaEntry, prot: u32) -> Result<()> {
+    let args = [vma.start, vma.end - vma.start, prot.into(), 0, 0, 0];
+    puppet.must("mprotect", libc::SYS_mprotect, args).map(drop)
+}
+
 /// Whether the kernel would make one mapping of two.
 fn would_merge(previous: &VmaEntry, vma: &VmaEntry) -> bool {
+    if is_huge(vma) {
+        return false;
+    }
     let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
     let alike = |one: &VmaEntry| {
         (

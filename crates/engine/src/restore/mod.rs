@@ -15,6 +15,7 @@
 
 mod credentials;
 pub mod files;
+mod guards;
 mod mappings;
 mod memory;
 mod plan;

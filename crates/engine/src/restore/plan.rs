@@ -1,6 +1,7 @@
 //! What is to be made: every image read and checked against the others before the first task exists.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use cryopod_image::criu::{
 };
 use cryopod_image::{Kind, SetReader};
 
-use super::holder;
+use super::{guards, holder};
 use crate::error::{Error, Result};
 use crate::proc::stat;
 
@@ -38,6 +39,8 @@ pub enum State {
 pub struct Body {
     /// Its address space.
     pub mm: MmEntry,
+    /// Its guards.
+    pub guards: Vec<Range<u64>>,
     /// What it shares.
     pub ids: TaskKobjIdsEntry,
     /// Root, working directory, umask.
@@ -271,10 +274,12 @@ fn body(set: &SetReader, pid: i32, threads: &[Thread]) -> Result<Body> {
         Some(ids) => ids,
         None => set.read_one(Kind::Ids, id)?,
     };
-    let mm: MmEntry = set.read_one(Kind::Mm, id)?;
+    let mut mm: MmEntry = set.read_one(Kind::Mm, id)?;
+    let guards = guards::take(pid, &mut mm)?;
     check_mappings(pid, &mm)?;
     Ok(Body {
         mm,
+        guards,
         ids,
         fs: set.read_one(Kind::Fs, id)?,
     })

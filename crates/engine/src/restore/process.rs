@@ -10,7 +10,7 @@ use cryopod_sys::wait::{self, Status};
 
 use super::plan::{Body, State, Task};
 use super::tree::{Tree, World};
-use super::{RestoreOptions, mappings, signals, threads, timers};
+use super::{RestoreOptions, guards, mappings, signals, threads, timers};
 use crate::error::{Context, Error, Result};
 use crate::proc;
 use crate::proc::mem::Mem;
@@ -190,6 +190,7 @@ fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
         .and_then(|parent| world.plan.tasks[parent].body.as_ref());
     directories(world, body, puppet, mem)?;
     bounds(world, body, puppet, mem)?;
+    guards::restore(puppet, &body.guards)?;
     mappings::late_advice(puppet, &body.mm)?;
     if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
         world.files.install(puppet, mem, body.ids.files_id)?;

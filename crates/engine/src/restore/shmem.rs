@@ -12,7 +12,9 @@ use cryopod_sys::{Errno, fd, memory};
 
 use super::files::Files;
 use super::plan::Plan;
+use crate::dump::files::kind::magic::HUGETLBFS;
 use crate::error::{Context, Error, Result};
+use crate::proc::mem::Mem;
 
 /// No shared memory of a real program is larger; a hostile image could otherwise ask for anything.
 const LARGEST_BYTES: u64 = 1 << 46;
@@ -27,7 +29,8 @@ pub struct Shared {
 impl Shared {
     /// Makes all shared anonymous memory that the plan's mappings want, and fills it and the memfds.
     pub fn make(set: &SetReader, plan: &Plan, files: &Files, base: i32) -> Result<Self> {
-        let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+        // By number: size, and what pages of.
+        let mut wanted: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
         let vmas = plan
             .tasks
             .iter()
@@ -41,12 +44,13 @@ impl Shared {
             let end = end.ok_or_else(|| {
                 Error::inconsistent("mm", format!("shared memory {}: too large", vma.shmid))
             })?;
-            let size = sizes.entry(vma.shmid).or_default();
+            let huge = vma.flags & (libc::MAP_HUGETLB as u32 | memory::HUGE_MASK);
+            let (size, _) = wanted.entry(vma.shmid).or_insert((0, huge));
             *size = end.max(*size);
         }
         let mut shared = Self::default();
-        for (shmid, size_bytes) in sizes {
-            let file = memory::shared_anonymous(size_bytes)
+        for (shmid, (size_bytes, huge)) in wanted {
+            let file = memory::shared_anonymous(size_bytes, huge)
                 .host("make shared memory (/proc/self/map_files)")?;
             shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
             let file = fd::duplicate_from(file.as_fd(), base).host("keep shared memory")?;
@@ -56,6 +60,7 @@ impl Shared {
             // Through a description of its own: the program's may append whatever is written.
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             let file = File::options()
+                .read(true)
                 .write(true)
                 .open(&path)
                 .map_err(|source| Error::Path {
@@ -90,6 +95,7 @@ fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> R
     let map = Pagemap::read(set, Kind::PagemapShmem, shmid)?;
     let pages = set.pages(map.pages_id)?;
     map.check_pages(&pages)?;
+    let sink = Sink::of(file)?;
     let mut buffer = Vec::new();
     let mut done = 0;
     for run in map.runs.iter().filter(|run| run.is_present()) {
@@ -100,12 +106,45 @@ fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> R
             pages.read_exact_at(run.pages_offset_bytes + offset, &mut buffer)?;
             let at = run.vaddr + offset;
             let inside = size_bytes.saturating_sub(at).min(len) as usize;
-            write_all(file, at, &buffer[..inside])?;
+            sink.write(at, &buffer[..inside])?;
             offset += len;
         }
         done += run.size_bytes();
     }
     Ok(done)
+}
+
+/// A file of memory to be written.
+enum Sink<'a> {
+    /// By write(2).
+    Plain(BorrowedFd<'a>),
+    /// hugetlbfs has no write(2), so it is mapped: the file, the size of its pages, and this process's memory.
+    Huge(BorrowedFd<'a>, u64, Mem),
+}
+
+impl<'a> Sink<'a> {
+    fn of(file: BorrowedFd<'a>) -> Result<Self> {
+        let statfs = rustix::fs::fstatfs(file).host("look at shared memory")?;
+        if statfs.f_type as u64 != HUGETLBFS {
+            return Ok(Self::Plain(file));
+        }
+        let own = Mem::open(std::process::id() as i32)?;
+        Ok(Self::Huge(file, statfs.f_bsize as u64, own))
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        match self {
+            _ if bytes.is_empty() => Ok(()),
+            Self::Plain(file) => write_all(*file, at, bytes),
+            Self::Huge(file, page, own) => {
+                let start = at / page * page;
+                let len = (at - start + bytes.len() as u64).next_multiple_of(*page);
+                let window = memory::Window::map(*file, start, len as usize)
+                    .host("map shared huge pages (are there enough in the pool?)")?;
+                own.write(window.address() + (at - start), bytes)
+            }
+        }
+    }
 }
 
 fn write_all(file: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<()> {

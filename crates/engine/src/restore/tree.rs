@@ -227,6 +227,7 @@ impl Tree {
         let contents = memory::Contents::read(world.set, task.pid, &body.mm, &inherited)?;
         contents.check_vdso(task.pid, &mem)?;
         self.pages_bytes += contents.fill(&mem, world.progress, world.cancel)?;
+        mappings::close(&puppet, &body.mm)?;
         let present = contents.present();
         if let Some(parent) = task.parent.and_then(|parent| self.made.get(&parent)) {
             memory::drop_inherited(&puppet, &body.mm, &inherited, &present, &parent.present)?;

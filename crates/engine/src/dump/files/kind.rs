@@ -58,11 +58,16 @@ impl Kind {
 }
 
 /// File systems whose files need another look (statfs(2), linux/magic.h).
-mod magic {
+pub mod magic {
+    /// Huge pages.
     pub const HUGETLBFS: u64 = 0x9584_58f6;
+    /// Namespaces.
     pub const NSFS: u64 = 0x6e73_6673;
+    /// Pidfds.
     pub const PIDFS: u64 = 0x5049_4446;
+    /// memfd_secret(2).
     pub const SECRETMEM: u64 = 0x5345_434d;
+    /// Buffers of devices.
     pub const DMABUF: u64 = 0x444d_4142;
 }
 
@@ -73,7 +78,7 @@ pub fn classify(seen: &Seen) -> Kind {
         return anonymous(name);
     }
     match seen.file_system {
-        magic::HUGETLBFS => return other("file of huge pages"),
+        magic::HUGETLBFS => return huge_pages(seen),
         magic::NSFS => return other(format!("namespace ({})", seen.shown())),
         magic::PIDFS => return other("pidfd"),
         magic::SECRETMEM => return other("secret memory"),
@@ -138,6 +143,21 @@ fn shared_memory(seen: &Seen) -> Kind {
         other("System V shared memory")
     } else {
         other(format!("memory of a driver ({})", seen.shown()))
+    }
+}
+
+/// hugetlbfs: a mounted instance has names, the kernel's own have memfds and anonymous memory.
+fn huge_pages(seen: &Seen) -> Kind {
+    let name = seen.undeleted_name();
+    if name.starts_with(b"/memfd:") || name == b"/anon_hugepage" {
+        Kind::Memfd
+    } else if name.starts_with(b"/SYSV") {
+        other("System V shared memory of huge pages")
+    } else if name.len() < seen.link.len() {
+        // Its contents could not be written into another: hugetlbfs has no write(2).
+        other(format!("deleted file of huge pages {}", seen.shown()))
+    } else {
+        Kind::Path
     }
 }
 
@@ -246,6 +266,19 @@ mod tests {
         let seen = Seen::descriptor(std::process::id() as i32, fd).unwrap();
         assert_eq!(classify(&seen), Kind::Memfd);
         check("/memfd:x (deleted)", REGULAR, Kind::Path);
+    }
+
+    #[test]
+    fn files_of_huge_pages_have_paths_or_are_memory() {
+        let huge = |link| {
+            let mut seen = Seen::sample(link, REGULAR);
+            seen.file_system = magic::HUGETLBFS;
+            classify(&seen)
+        };
+        assert_eq!(huge("/memfd:x (deleted)"), Kind::Memfd);
+        assert_eq!(huge("/anon_hugepage (deleted)"), Kind::Memfd);
+        assert_eq!(huge("/mnt/huge/x"), Kind::Path);
+        assert!(matches!(huge("/mnt/huge/x (deleted)"), Kind::Other(_)));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::os::fd::AsFd;
 
 use cryopod_image::criu::{FdTypes, FileEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry};
 use cryopod_image::{Kind as Image, SetWriter};
+use cryopod_sys::memory::huge_size_flags;
 
+use super::kind::magic::HUGETLBFS;
 use super::lazy::Lazy;
 use super::seen::Seen;
 use crate::dump::shmem::SharedFile;
@@ -87,7 +89,7 @@ impl<'a> Memfds<'a> {
             shmid,
             seals: seals.bits(),
             inode_id: u64::from(inode_id),
-            hugetlb_flag: None,
+            hugetlb_flag: huge_flags(seen)?,
             mode: Some(seen.stat.st_mode),
         })?;
         self.shared.push(SharedFile {
@@ -99,7 +101,7 @@ impl<'a> Memfds<'a> {
         Ok(inode_id)
     }
 
-    /// The inode number, as CRIU does it; shared anonymous mappings are numbered by theirs, from the same device.
+    /// The inode number, as CRIU does it; huge pages are on other devices, whose numbers may be the same.
     fn number(&mut self, inode: u64) -> u32 {
         let mut number = inode as u32;
         while !self.numbers.insert(number) {
@@ -107,4 +109,20 @@ impl<'a> Memfds<'a> {
         }
         number
     }
+}
+
+/// The flags for memfd_create(2) that make such pages.
+fn huge_flags(seen: &Seen) -> Result<Option<u32>> {
+    if seen.file_system != HUGETLBFS {
+        return Ok(None);
+    }
+    let path = seen.proc_path();
+    let statfs = rustix::fs::statfs(&path).map_err(|errno| Error::Path {
+        operation: "look at",
+        path,
+        source: errno.into(),
+    })?;
+    Ok(Some(
+        libc::MFD_HUGETLB | huge_size_flags(statfs.f_bsize as u64),
+    ))
 }

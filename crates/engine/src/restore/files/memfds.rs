@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cryopod_image::criu::{MemfdFileEntry, MemfdInodeEntry};
 use cryopod_image::{Kind as Image, SetReader};
-use cryopod_sys::memory;
+use cryopod_sys::memory::{self, HUGE_MASK};
 use rustix::fs::{Gid, MemfdFlags, Mode, SealFlags, Uid};
 
 use super::{paths, set_status};
@@ -48,12 +48,8 @@ impl Memfds {
             if entry.size > LARGEST_BYTES {
                 return Err(corrupt("too large"));
             }
-            if entry.hugetlb_flag.unwrap_or(0) != 0 {
-                let what = format!(
-                    "memfd {:?} of huge pages",
-                    String::from_utf8_lossy(&entry.name)
-                );
-                return Err(Error::NotRestorable { what });
+            if entry.hugetlb_flag.unwrap_or(0) & !(libc::MFD_HUGETLB | HUGE_MASK) != 0 {
+                return Err(corrupt("unknown flags for huge pages"));
             }
             let inode = Inode {
                 entry,
@@ -145,11 +141,17 @@ fn cannot_be_sealed(entry: &MemfdInodeEntry) -> bool {
 
 fn make(entry: &MemfdInodeEntry) -> Result<OwnedFd> {
     let size = entry.size;
-    if entry.name == b"/dev/zero" {
+    let huge = entry.hugetlb_flag.unwrap_or(0);
+    if matches!(entry.name.as_slice(), b"/dev/zero" | b"/anon_hugepage") {
         // Not a memfd, but what is behind a shared anonymous mapping.
-        return memory::shared_anonymous(size).host("make shared memory (/proc/self/map_files)");
+        let huge = match huge {
+            0 => 0,
+            huge => libc::MAP_HUGETLB as u32 | huge & HUGE_MASK,
+        };
+        return memory::shared_anonymous(size, huge)
+            .host("make shared memory (/proc/self/map_files)");
     }
-    let mut flags = MemfdFlags::CLOEXEC;
+    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::from_bits_retain(huge);
     if !cannot_be_sealed(entry) {
         flags |= MemfdFlags::ALLOW_SEALING;
     }
