@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(mm.vmas.len(), 1);
         mm.vmas.push(entry(&(0x2001..0x3000)));
         assert!(take(1, &mut mm).is_err());
-        mm.vmas.push(entry(&(0x3000..0x2000)));
+        mm.vmas.push(entry(&(0x3000..0x3000)));
         assert!(take(1, &mut mm).is_err());
     }
 }
