@@ -8,6 +8,12 @@ pub fn tests() -> Vec<Test> {
         Test::new("attributes::of_every_kind", |c| {
             survives(c, Program::native("attributes"))
         }),
+        Test::new("attributes::settings", |c| {
+            survives(c, Program::native("settings"))
+        }),
+        Test::new("attributes::login_user", |c| {
+            survives(c, Program::native("login_user"))
+        }),
         Test::new("attributes::credentials", |c| {
             survives(c, Program::native("credentials"))
         }),

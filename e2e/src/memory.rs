@@ -32,6 +32,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("memory::huge_pages", |c| {
             survives(c, Program::native("huge_pages"))
         }),
+        Test::new("memory::asynchronous_io", |c| {
+            survives(c, Program::native("aio"))
+        }),
         Test::new("memory::advice_and_locks", |c| {
             survives(c, Program::native("advice"))
         }),

@@ -1,6 +1,7 @@
 /* Mappings that are not like others: guards, huge pages, private views of shared memory. */
 #include "common.h"
 
+#include <linux/aio_abi.h>
 #include <setjmp.h>
 
 enum { PAGE = 4096 };
@@ -157,5 +158,65 @@ TARGET(huge_pages) {
     EQUAL(status.st_size, 2 * HUGE);
     EQUAL(status.st_blksize, HUGE);
     private[HUGE] = 1;
+    return done();
+}
+
+/* Asynchronous I/O: events that nobody has collected, in a ring that has gone over its end. */
+
+static int submit(aio_context_t context, int fd, void *buffer, uint64_t data) {
+    struct iocb request = {.aio_data = data, .aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (uint32_t)fd,
+                           .aio_buf = (uintptr_t)buffer, .aio_nbytes = 8, .aio_offset = 0};
+    struct iocb *list[] = {&request};
+    return (int)syscall(SYS_io_submit, context, 1L, list);
+}
+
+static long collect(aio_context_t context, struct io_event *events, long most) {
+    struct timespec none = {0};
+    return syscall(SYS_io_getevents, context, 0L, most, events, &none);
+}
+
+TARGET(aio) {
+    aio_context_t context = 0, empty = 0;
+    if (syscall(SYS_io_setup, 10, &context) != 0)
+        skip("io_setup: %s", strerror(errno));
+    MUST(syscall(SYS_io_setup, 1000, &empty));
+    int fd = MUST(open(in_directory("data"), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    MUST(write(fd, "eight by", 8));
+    char buffer[8];
+    struct io_event events[16];
+    /* Until the ring has been full once, and a little more; five are left in it. */
+    unsigned ring = ((unsigned *)context)[1];
+    for (uint64_t i = 0; i < ring + 7; i++) {
+        ASSURE(submit(context, fd, buffer, i) == 1);
+        if (i < ring + 2)
+            ASSURE(collect(context, events, 1) == 1 && events[0].data == i);
+    }
+    /* A child has the mapping and nothing behind it. */
+    pid_t pid = MUST(fork());
+    if (pid == 0) {
+        await_go();
+        FAILS(collect(context, events, 1), EINVAL);
+        CHECK(((unsigned *)context)[1] == ring);
+        _exit(0);
+    }
+    ready();
+    await_go();
+    expect_exit(pid, 0);
+    EQUAL(collect(context, events, 16), 5);
+    for (uint64_t i = 0; i < 5; i++) {
+        EQUAL(events[i].data, ring + 2 + i);
+        EQUAL(events[i].res, 8);
+    }
+    /* Both go on. */
+    for (uint64_t i = 0; i < 3 * ring; i++) {
+        EQUAL(submit(context, fd, buffer, i), 1);
+        EQUAL(collect(context, events, 16), 1);
+        EQUAL(events[0].data, i);
+    }
+    EQUAL(submit(empty, fd, buffer, 77), 1);
+    EQUAL(collect(empty, events, 16), 1);
+    EQUAL(events[0].data, 77);
+    WORKS(syscall(SYS_io_destroy, context));
+    WORKS(syscall(SYS_io_destroy, empty));
     return done();
 }

@@ -91,6 +91,10 @@ pub const FEATURES: &[(&str, Probe)] = &[
     ("memfd_hugetlb", || {
         Path::new("/sys/kernel/mm/hugepages").exists()
     }),
+    ("aio_remap", || Path::new("/proc/sys/fs/aio-nr").exists()),
+    ("ns_pid", || read("/proc/self/status").contains("NSpid:")),
+    ("cgroupns", || Path::new("/proc/self/ns/cgroup").exists()),
+    ("timens", || Path::new("/proc/self/ns/time").exists()),
     ("loginuid", || Path::new("/proc/self/loginuid").exists()),
     ("seccomp_filters", || seccomp_filters()),
     ("seccomp_suspend", || {

@@ -11,6 +11,7 @@ use std::io::Read;
 use cryopod_image::criu::FdTypes;
 
 use crate::dump::DumpOptions;
+use crate::dump::aio;
 use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
 use crate::dump::files::seen::{Seen, is_gone};
@@ -215,7 +216,11 @@ impl Survey {
                     None,
                     format!("mapping at {:#x}: {what}: not supported", mapping.start),
                 );
-            } else if mapping.inode != 0 && mapping.name.starts_with(b"/") && !foreign {
+            } else if mapping.inode != 0
+                && mapping.name.starts_with(b"/")
+                && !aio::is_ring(&mapping)
+                && !foreign
+            {
                 self.mapped_file(pid, &mapping)?;
             }
         }
@@ -261,8 +266,6 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
     let flag = |flag: &[u8; 2]| mapping.has(flag);
     if name(b"/SYSV") {
         Some("System V shared memory")
-    } else if name(b"/[aio]") {
-        Some("asynchronous I/O context (io_setup)")
     } else if name(b"anon_inode:[io_uring]") {
         Some("io_uring instance")
     } else if name(b"anon_inode:[perf_event]") {

@@ -65,6 +65,81 @@ pub struct Scheduling {
     pub priority: i32,
     /// Nice value, -20 to 19.
     pub nice: i32,
+    /// Of SCHED_DEADLINE only.
+    pub deadline: Option<Deadline>,
+}
+
+/// The parameters of SCHED_DEADLINE; sched(7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline {
+    /// Time it may run in each period, in nanoseconds.
+    pub runtime_ns: u64,
+    /// When that time must have come, in nanoseconds from the beginning of the period.
+    pub deadline_ns: u64,
+    /// Length of the period in nanoseconds.
+    pub period_ns: u64,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+}
+
+/// `struct sched_attr` in its first version.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// SCHED_DEADLINE of sched(7).
+const SCHED_DEADLINE: i32 = 6;
+
+fn deadline(tid: i32) -> Result<Deadline> {
+    let mut attr = SchedAttr::default();
+    let size = std::mem::size_of::<SchedAttr>();
+    // SAFETY: `attr` is live and as long as said.
+    check(unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size, 0) })?;
+    Ok(Deadline {
+        runtime_ns: attr.runtime,
+        deadline_ns: attr.deadline,
+        period_ns: attr.period,
+        flags: attr.flags,
+    })
+}
+
+fn set_deadline(tid: i32, deadline: Deadline) -> Result<()> {
+    let attr = SchedAttr {
+        size: std::mem::size_of::<SchedAttr>() as u32,
+        policy: SCHED_DEADLINE as u32,
+        flags: deadline.flags,
+        runtime: deadline.runtime_ns,
+        deadline: deadline.deadline_ns,
+        period: deadline.period_ns,
+        ..SchedAttr::default()
+    };
+    // SAFETY: `attr` is live, says its own size, and is only read.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) }).map(drop)
+}
+
+const IOPRIO_WHO_PROCESS: i32 = 1;
+
+/// ioprio_get(2) of one thread; 0 where none was set.
+pub fn io_priority(tid: i32) -> Result<u32> {
+    // SAFETY: plain integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) })
+        .map(|priority| priority as u32)
+}
+
+/// ioprio_set(2) of one thread.
+pub fn set_io_priority(tid: i32, priority: u32) -> Result<()> {
+    // SAFETY: plain integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, priority) })
+        .map(drop)
 }
 
 /// sched_getscheduler(2), sched_getparam(2) and getpriority(2) of one thread.
@@ -83,11 +158,19 @@ pub fn scheduling(tid: i32) -> Result<Scheduling> {
         policy,
         priority: param.sched_priority,
         nice: 20 - nice as i32,
+        deadline: if policy & !libc::SCHED_RESET_ON_FORK == SCHED_DEADLINE {
+            Some(deadline(tid)?)
+        } else {
+            None
+        },
     })
 }
 
-/// sched_setscheduler(2) and setpriority(2) of one thread.
+/// sched_setscheduler(2) and setpriority(2), or sched_setattr(2), of one thread.
 pub fn set_scheduling(tid: i32, scheduling: Scheduling) -> Result<()> {
+    if let Some(deadline) = scheduling.deadline {
+        return set_deadline(tid, deadline);
+    }
     let param = libc::sched_param {
         sched_priority: scheduling.priority,
     };

@@ -6,7 +6,7 @@ use cryopod_image::criu::{VmaEntry, vma_extra, vma_status as status};
 use cryopod_sys::memory::huge_size_flags;
 
 use super::files::Files;
-use super::guards;
+use super::{aio, guards};
 use crate::error::Result;
 use crate::proc::maps::Mapping;
 
@@ -32,7 +32,7 @@ pub struct DumpRange {
     pub range: Range<u64>,
     /// Only pages that are no longer a file's, and zeroes among them too.
     pub file: bool,
-    /// All pages whatever they are: the vdso.
+    /// All pages whatever they are: the vdso, and rings of asynchronous I/O.
     pub all: bool,
 }
 
@@ -65,6 +65,10 @@ pub fn dump(files: &mut Files<'_>, pid: i32, maps: &[Mapping]) -> Result<Dumped>
             b"[vsyscall]" => entry.status = status::AREA_VSYSCALL,
             b"[vdso]" => entry.status |= status::AREA_VDSO,
             name if name.starts_with(b"[vvar") => entry.status |= status::AREA_VVAR,
+            _ if aio::is_ring(mapping) => {
+                entry.status = status::AREA_AIORING;
+                entry.madv = None;
+            }
             _ if mapping.inode == 0 || is_private_huge(mapping) => anonymous(&mut entry, mapping),
             name => file(&mut entry, files, pid, mapping, name)?,
         }
@@ -193,7 +197,7 @@ fn file(
 fn range(entry: &VmaEntry) -> Option<DumpRange> {
     let droppable = entry.flags & libc::MAP_TYPE as u32 == MAP_DROPPABLE as u32;
     let private = entry.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 && !droppable;
-    let all = entry.status & status::AREA_VDSO != 0;
+    let all = entry.status & (status::AREA_VDSO | status::AREA_AIORING) != 0;
     let wanted = all || (private && entry.status & KERNELS == 0);
     // Huge pages are stored whole: what is given back of them later must not be a part of one.
     let huge = entry.flags & libc::MAP_HUGETLB as u32 != 0;

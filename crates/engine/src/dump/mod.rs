@@ -6,10 +6,11 @@
 //! - `process`: what belongs to a whole process, and the order of its parts
 //! - `threads`: registers and what else each thread has of its own
 //! - `signals`, `timers`, `credentials`, `seccomp`: the parts of both
-//! - `mappings`: address spaces, with their `guards`; `memory`: their contents; `shmem`: memory that processes share
+//! - `mappings`: address spaces, with their `guards` and `aio` rings; `memory`: their contents; `shmem`: memory that processes share
 //! - `files`: descriptors
 //! - `ids`: which processes share which kernel objects; `cgroups`; `inventory`
 
+pub(crate) mod aio;
 mod cgroups;
 mod credentials;
 pub mod files;
@@ -21,6 +22,7 @@ mod memory;
 mod process;
 mod report;
 mod seccomp;
+mod settings;
 mod shmem;
 pub(crate) mod signals;
 mod threads;

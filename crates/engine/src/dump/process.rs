@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
 
 use cryopod_image::criu::{
-    CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry,
+    AioRingEntry, CoreEntry, FsEntry, March, MmEntry, RlimitEntry, TaskCoreEntry, TaskRlimitsEntry,
     ThreadCoreEntry, task_state,
 };
 use cryopod_image::{Kind, SetWriter};
@@ -14,7 +14,8 @@ use cryopod_sys::memory::PAGE;
 use super::files::Files;
 use super::report::{DumpReport, ProcessSummary};
 use super::{
-    cgroups, credentials, ids, mappings, memory, seccomp, shmem, signals, threads, timers,
+    aio, cgroups, credentials, ids, mappings, memory, seccomp, settings, shmem, signals, threads,
+    timers,
 };
 use crate::error::{Error, Result};
 use crate::freeze::FrozenProcess;
@@ -52,7 +53,9 @@ struct Inside {
     xcomp_permissions: Option<u64>,
     brk: u64,
     dumpable: i32,
-    thp_disabled: bool,
+    /// Bit 0: none; bit 1 with it: none but where they are asked for.
+    thp_disable: u32,
+    aios: Vec<AioRingEntry>,
 }
 
 /// Writes all images of one process but the contents of its memory.
@@ -81,7 +84,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
         let mut visit = Visit::enter(tid, &mem, room)?;
         let mut core = threads::dump(world, one, &mut visit)?;
         if tid == pid {
-            inside = Some(ask(&mut visit, pid, one)?);
+            inside = Some(ask(&mut visit, one, &maps)?);
         }
         visit.leave()?;
         if let Some(inside) = inside.as_mut().filter(|_| tid == pid) {
@@ -132,11 +135,12 @@ fn find_room(pid: i32, mem: &Mem, maps: &[maps::Mapping]) -> Result<u64> {
 }
 
 /// Everything that only a call from inside tells.
-fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
+fn ask(visit: &mut Visit<'_>, one: &FrozenProcess, maps: &[maps::Mapping]) -> Result<Inside> {
+    let pid = one.pid;
     let brk = visit.must("brk", libc::SYS_brk, [0; 6])?;
     let mut prctl = |option: i32| visit.call(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
     let dumpable = prctl(libc::PR_GET_DUMPABLE)?.unwrap_or(1) as i32;
-    let thp_disabled = prctl(libc::PR_GET_THP_DISABLE)?.unwrap_or(0) != 0;
+    let thp_disable = prctl(libc::PR_GET_THP_DISABLE)?.unwrap_or(0) as u32;
     let scratch = visit.scratch();
     visit.must(
         "prctl (child subreaper)",
@@ -145,7 +149,7 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
     )?;
     let subreaper = i32::from_ne_bytes(visit.read_scratch()?) != 0;
     let lock_future = locks_future(visit, pid)?;
-    let tc = TaskCoreEntry {
+    let mut tc = TaskCoreEntry {
         cryopod_lock_future: Some(lock_future),
         task_state: if one.stop_signal.is_some() {
             task_state::STOPPED
@@ -158,6 +162,7 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
         timers: Some(timers::dump(visit, pid)?),
         ..TaskCoreEntry::default()
     };
+    settings::process(visit, &mut tc)?;
     const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
     let asked = visit.call(
         libc::SYS_arch_prctl,
@@ -173,7 +178,8 @@ fn ask(visit: &mut Visit<'_>, pid: i32, one: &FrozenProcess) -> Result<Inside> {
         xcomp_permissions,
         brk,
         dumpable,
-        thp_disabled,
+        thp_disable,
+        aios: aio::dump(visit, maps)?,
     })
 }
 
@@ -310,8 +316,9 @@ fn mm(world: &mut World<'_>, pid: i32, inside: &Inside, space: &mappings::Dumped
         mm_saved_auxv: auxiliary_vector(&auxv),
         vmas: space.entries.clone(),
         dumpable: Some(inside.dumpable),
-        aios: Vec::new(),
-        thp_disabled: Some(inside.thp_disabled),
+        aios: inside.aios.clone(),
+        thp_disabled: Some(inside.thp_disable != 0),
+        cryopod_thp_disable: (inside.thp_disable > 1).then_some(inside.thp_disable),
     };
     Ok(world.set.write_one(Kind::Mm, Some(pid as u64), &entry)?)
 }

@@ -1,12 +1,13 @@
 //! What each thread has of its own.
 
 use cryopod_image::criu::{
-    CoreEntry, March, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry, UserDesc,
+    CoreEntry, DeadlineEntry, March, RseqEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
+    UserDesc,
 };
 use cryopod_sys::{process as task, ptrace};
 
 use super::process::World;
-use super::{credentials, signals};
+use super::{credentials, settings, signals};
 use crate::cpu;
 use crate::error::{Context, Result};
 use crate::freeze::FrozenProcess;
@@ -30,7 +31,7 @@ pub fn dump(
     let (robust_head, robust_len) = task::robust_list(tid).task("read its robust list", tid)?;
     let scheduling = task::scheduling(tid).task("read its scheduling", tid)?;
     let (seccomp_mode, seccomp_filter) = world.seccomp.of(tid, &status)?;
-    let thread_core = ThreadCoreEntry {
+    let mut thread_core = ThreadCoreEntry {
         futex_rla: robust_head,
         futex_rla_len: robust_len as u32,
         sched_nice: Some(scheduling.nice),
@@ -57,8 +58,15 @@ pub fn dump(
             .ok()
             .map(|policy| policy as u32),
         cryopod_affinity: Some(task::affinity(tid).task("read its affinity", tid)?),
+        cryopod_deadline: scheduling.deadline.map(|one| DeadlineEntry {
+            runtime_ns: one.runtime_ns,
+            deadline_ns: one.deadline_ns,
+            period_ns: one.period_ns,
+            flags: one.flags,
+        }),
         ..ThreadCoreEntry::default()
     };
+    settings::thread(visit, &mut thread_core)?;
     let thread_info = ThreadInfoX86 {
         clear_tid_addr: clear_tid_address(visit)?,
         gpregs: cpu::regs_entry(&cpu::continued(visit.original())),

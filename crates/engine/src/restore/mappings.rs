@@ -5,6 +5,7 @@ use std::ops::Range;
 use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra, vma_status as status};
 use cryopod_sys::memory::{HUGE_MASK, PAGE};
 
+use super::aio;
 use super::files::Files;
 use super::shmem::Shared;
 use crate::dump::mappings::{KERNELS, MAP_DROPPABLE};
@@ -91,7 +92,7 @@ fn same(child: &VmaEntry, parent: &VmaEntry, files: &Files) -> bool {
     if plain(child) != plain(parent) {
         return false;
     }
-    if is_special(child) {
+    if is_special(child) || aio::is_ring(child) {
         return true;
     }
     // MADV_DONTFORK and MADV_WIPEONFORK are given after all children are made, so they do not stand in the way.
@@ -112,7 +113,9 @@ pub fn inherited(child: &MmEntry, parent: Option<&MmEntry>, files: &Files) -> Ve
             let found = parent
                 .vmas
                 .binary_search_by_key(&vma.start, |other| other.start);
-            found.is_ok_and(|index| same(vma, &parent.vmas[index], files))
+            // The ring of a context that is the child's own is made anew.
+            !aio::is_alive(child, vma)
+                && found.is_ok_and(|index| same(vma, &parent.vmas[index], files))
         })
         .collect()
 }
@@ -163,7 +166,7 @@ pub fn make(
     let mut previous: Option<&VmaEntry> = None;
     let mut making = Making::default();
     for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| !**kept) {
-        if !is_special(vma) {
+        if !is_special(vma) && !aio::is_alive(mm, vma) {
             making = Making::of(vma, previous, making);
             map(puppet, mem, vma, making, files, shmem)?;
         }
@@ -204,6 +207,10 @@ fn map(
             vma.pgoff,
         )
     } else if vma.status & status::ANON_PRIVATE != 0 {
+        (-1, 0)
+    } else if aio::is_ring(vma) {
+        // Inherited from a process that is gone: only the memory is left of it.
+        flags |= libc::MAP_ANONYMOUS as u32;
         (-1, 0)
     } else {
         let what = format!(

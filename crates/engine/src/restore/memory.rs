@@ -13,6 +13,7 @@ use cryopod_image::set::PagesReader;
 use cryopod_image::{BLOCK_SIZE_BYTES, Kind, SetReader};
 use cryopod_sys::memory::PAGE;
 
+use super::aio;
 use crate::dump::mappings::KERNELS;
 use crate::error::{Error, Result};
 use crate::proc::mem::Mem;
@@ -27,6 +28,8 @@ pub struct Contents {
     segments: Vec<Segment>,
     /// The vdso as it was.
     vdso: Vec<PageRun>,
+    /// Rings of asynchronous I/O as they were.
+    rings: Vec<PageRun>,
 }
 
 /// A piece of the pages file and where it belongs.
@@ -64,6 +67,7 @@ impl Contents {
             pages,
             segments: Vec::new(),
             vdso: Vec::new(),
+            rings: Vec::new(),
         };
         let mut vmas = mm.vmas.iter().zip(inherited).peekable();
         for run in map.runs.iter().filter(|run| run.is_present()) {
@@ -76,13 +80,16 @@ impl Contents {
                 };
                 let end = run.end().min(vma.end);
                 let offset = run.pages_offset_bytes + (at - run.vaddr);
+                let piece = PageRun {
+                    vaddr: at,
+                    nr_pages: (end - at) / PAGE,
+                    pages_offset_bytes: offset,
+                    ..*run
+                };
                 if vma.status & status::AREA_VDSO != 0 {
-                    contents.vdso.push(PageRun {
-                        vaddr: at,
-                        nr_pages: (end - at) / PAGE,
-                        pages_offset_bytes: offset,
-                        ..*run
-                    });
+                    contents.vdso.push(piece);
+                } else if aio::is_ring(vma) {
+                    contents.rings.push(piece);
                 } else if vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 {
                     contents.segments.push(Segment {
                         offset,
@@ -107,6 +114,22 @@ impl Contents {
             .collect();
         ranges.sort_by_key(|range| range.start);
         ranges
+    }
+
+    /// What was in a ring of asynchronous I/O; zeroes where nothing is stored. The range is a mapping's.
+    pub fn read_kept(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let Some(pages) = &self.pages else {
+            return Ok(bytes);
+        };
+        for run in self.rings.iter().filter(|run| range.contains(&run.vaddr)) {
+            let start = (run.vaddr - range.start) as usize;
+            let end = start + run.size_bytes() as usize;
+            if let Some(part) = bytes.get_mut(start..end) {
+                pages.read_exact_at(run.pages_offset_bytes, part)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Writes everything, with as many threads as there are processors.
@@ -352,6 +375,7 @@ mod tests {
             pages: None,
             segments: vec![segment],
             vdso: Vec::new(),
+            rings: Vec::new(),
         };
         let blocks = contents.blocks();
         assert_eq!(blocks.len(), 2);

@@ -13,6 +13,7 @@
 //! Until the last step every task is a [`Puppet`](crate::remote::puppet::Puppet) that dies with cryopod; a failure
 //! ends them all.
 
+mod aio;
 mod credentials;
 pub mod files;
 mod guards;
@@ -22,6 +23,7 @@ mod plan;
 mod process;
 mod seccomp;
 mod sessions;
+mod settings;
 mod shmem;
 mod signals;
 mod threads;

@@ -10,7 +10,7 @@ use cryopod_sys::wait::{self, Status};
 
 use super::plan::{Body, State, Task};
 use super::tree::{Tree, World};
-use super::{RestoreOptions, guards, mappings, signals, threads, timers};
+use super::{RestoreOptions, guards, mappings, settings, signals, threads, timers};
 use crate::error::{Context, Error, Result};
 use crate::proc;
 use crate::proc::mem::Mem;
@@ -188,10 +188,15 @@ fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
     let parent = task
         .parent
         .and_then(|parent| world.plan.tasks[parent].body.as_ref());
+    // By the path in /proc, which a task with a root of its own may not have any more.
+    settings::login(puppet, mem, task.core())?;
     directories(world, body, puppet, mem)?;
     bounds(world, body, puppet, mem)?;
     guards::restore(puppet, &body.guards)?;
     mappings::late_advice(puppet, &body.mm)?;
+    if let Some(tc) = &task.core().tc {
+        settings::barriers(puppet, tc)?;
+    }
     if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
         world.files.install(puppet, mem, body.ids.files_id)?;
         world.files.fill_epolls(puppet, mem, body.ids.files_id)?;
@@ -261,14 +266,7 @@ fn bounds(world: &World<'_>, body: &Body, puppet: &Puppet, mem: &Mem) -> Result<
     let at = puppet.put(mem, &map)?;
     let args = [libc::PR_SET_MM as u64, PR_SET_MM_MAP, at, MAP_BYTES, 0, 0];
     puppet.must("prctl (bounds of the address space)", libc::SYS_prctl, args)?;
-    if mm.thp_disabled == Some(true) {
-        puppet.must(
-            "prctl (no huge pages)",
-            libc::SYS_prctl,
-            [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0, 0],
-        )?;
-    }
-    Ok(())
+    settings::huge_pages(puppet, mm)
 }
 
 /// The descriptor that becomes /proc/PID/exe, or -1 where that is the right file already (it is cryopod's own, and the
@@ -348,6 +346,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
         )?;
     }
     dumpable(puppet, &body.mm)?;
+    settings::last(puppet, tc)?;
     let last = Puppet::new(puppet.pid, puppet.tid, mappings::find_gate(mem, &body.mm)?)?;
     last.must(
         "munmap (scratch)",
@@ -402,8 +401,6 @@ fn leader(puppet: &Puppet, tc: &TaskCoreEntry) -> Result<()> {
         libc::SYS_prctl,
         [libc::PR_SET_CHILD_SUBREAPER as u64, subreaper, 0, 0, 0, 0],
     )?;
-    // It can be set once only, unless one has CAP_AUDIT_CONTROL.
-    setting(pid, "loginuid", tc.loginuid.map(|uid| uid.to_string()));
     // Lowering it needs CAP_SYS_RESOURCE.
     setting(
         pid,

@@ -6,7 +6,7 @@ use cryopod_sys::{process as task, ptrace};
 
 use super::plan::Thread;
 use super::tree::World;
-use super::{credentials, seccomp};
+use super::{credentials, seccomp, settings};
 use crate::cpu;
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, mem::Mem};
@@ -27,6 +27,7 @@ pub fn restore(_world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) 
     let (info, core) = parts(thread)?;
     name(puppet, mem, thread)?;
     scheduling(puppet, core)?;
+    settings::thread(puppet, mem, core)?;
     wake_tiles(puppet, mem, thread)?;
     if let Some(sas) = &core.sas {
         // SS_ONSTACK is a state and not a setting: it follows from the stack pointer.
@@ -136,6 +137,12 @@ fn scheduling(puppet: &Puppet, core: &ThreadCoreEntry) -> Result<()> {
         policy: core.sched_policy.unwrap_or(0) as i32,
         priority: core.sched_prio.unwrap_or(0) as i32,
         nice: core.sched_nice.unwrap_or(0),
+        deadline: core.cryopod_deadline.map(|one| task::Deadline {
+            runtime_ns: one.runtime_ns,
+            deadline_ns: one.deadline_ns,
+            period_ns: one.period_ns,
+            flags: one.flags,
+        }),
     };
     if task::scheduling(puppet.tid).task("read its scheduling", puppet.tid)? != wanted {
         task::set_scheduling(puppet.tid, wanted).task("set its scheduling", puppet.tid)?;

@@ -13,7 +13,7 @@ use super::files::Files;
 use super::plan::{Plan, State, Task};
 use super::sessions::{Birth, birth};
 use super::shmem::Shared;
-use super::{credentials, mappings, memory, signals, threads};
+use super::{aio, credentials, mappings, memory, signals, threads};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
@@ -228,6 +228,7 @@ impl Tree {
         contents.check_vdso(task.pid, &mem)?;
         self.pages_bytes += contents.fill(&mem, world.progress, world.cancel)?;
         mappings::close(&puppet, &body.mm)?;
+        aio::restore(&puppet, &mem, &body.mm, &contents)?;
         let present = contents.present();
         if let Some(parent) = task.parent.and_then(|parent| self.made.get(&parent)) {
             memory::drop_inherited(&puppet, &body.mm, &inherited, &present, &parent.present)?;

@@ -79,6 +79,12 @@ pub struct TaskCoreEntry {
     /// It has no controlling terminal, although the leader of its session has one: TIOCNOTTY of `ioctl_tty(2)`.
     #[prost(bool, optional, tag = "20010")]
     pub cryopod_no_terminal: Option<bool>,
+    /// Ours, ignored by criu: whether the kernel may merge equal pages anywhere (`PR_SET_MEMORY_MERGE`).
+    #[prost(bool, optional, tag = "20020")]
+    pub cryopod_memory_merge: Option<bool>,
+    /// Ours, ignored by criu: what was writable may not be executed (`PR_SET_MDWE`).
+    #[prost(uint32, optional, tag = "20021")]
+    pub cryopod_mdwe: Option<u32>,
 }
 
 /// Which kernel objects a process has. Equal ids mean a shared object; the numbers name image files (`fdinfo-ID`,
@@ -185,6 +191,44 @@ pub struct ThreadCoreEntry {
     /// Ours, ignored by criu: what happens on a memory error (`PR_MCE_KILL_GET`).
     #[prost(uint32, optional, tag = "20003")]
     pub cryopod_mce_policy: Option<u32>,
+    /// Ours, ignored by criu: whether reading the time stamp counter is a fault (`PR_GET_TSC`), where it is.
+    #[prost(uint32, optional, tag = "20020")]
+    pub cryopod_tsc_mode: Option<u32>,
+    /// Ours, ignored by criu: class and level of ioprio_get(2), where they were set.
+    #[prost(uint32, optional, tag = "20021")]
+    pub cryopod_io_priority: Option<u32>,
+    /// Ours, ignored by criu: where memory comes from, where that was set.
+    #[prost(message, optional, tag = "20022")]
+    pub cryopod_memory_policy: Option<MemoryPolicy>,
+    /// Ours, ignored by criu: the parameters of SCHED_DEADLINE.
+    #[prost(message, optional, tag = "20023")]
+    pub cryopod_deadline: Option<DeadlineEntry>,
+}
+
+/// Ours: the parameters of SCHED_DEADLINE, see `sched(7)`.
+#[derive(Clone, Copy, PartialEq, Eq, ::prost::Message)]
+pub struct DeadlineEntry {
+    /// In nanoseconds, like the others.
+    #[prost(uint64, required, tag = "1")]
+    pub runtime_ns: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub deadline_ns: u64,
+    #[prost(uint64, required, tag = "3")]
+    pub period_ns: u64,
+    /// `SCHED_FLAG_*` bits.
+    #[prost(uint64, required, tag = "4")]
+    pub flags: u64,
+}
+
+/// Ours: from which nodes memory comes, see `set_mempolicy(2)`.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct MemoryPolicy {
+    /// `MPOL_*` number with its flags.
+    #[prost(uint32, required, tag = "1")]
+    pub mode: u32,
+    /// Bit N of it stands for node N.
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub nodes: Vec<u8>,
 }
 
 /// All resource limits of a process, in the order of the `RLIMIT_*` numbers.

@@ -57,4 +57,7 @@ pub struct MmEntry {
     /// See `PR_SET_THP_DISABLE` in `prctl(2)`.
     #[prost(bool, optional, tag = "17")]
     pub thp_disabled: Option<bool>,
+    /// Ours, ignored by criu: what `PR_GET_THP_DISABLE` says where it says more than that.
+    #[prost(uint32, optional, tag = "20020")]
+    pub cryopod_thp_disable: Option<u32>,
 }
