@@ -49,6 +49,17 @@ pub fn tests() -> Vec<Test> {
                 Program::native("leases").checkpointed_with(&["--file-locks"]),
             )
         }),
+        Test::new("files::inotify", |c| {
+            // The order of the watches in fdinfo is that of their making.
+            survives(c, Program::native("inotify").ignoring(&["/fd "]))
+        }),
+        Test::new("files::fanotify", |c| {
+            survives(c, Program::native("fanotify"))
+        }),
+        Test::new("files::pidfds", |c| {
+            // Inodes of processes are new with the processes.
+            survives(c, Program::native("pidfds").ignoring(&["/fd "]))
+        }),
         Test::new("files::no_standard_streams", |c| {
             survives(c, Program::native("silent"))
         }),

@@ -214,6 +214,14 @@ pub(crate) struct Checkpoint {
     /// it as soon as the program ends, and the restored program cannot have it then
     #[arg(long)]
     pub(crate) file_locks: bool,
+    /// Search DIR for files that are watched (inotify, fanotify) and whose path the kernel does not tell; may be given
+    /// several times
+    #[arg(long = "irmap-scan-path", value_name = "DIR")]
+    pub(crate) irmap_scan_paths: Vec<PathBuf>,
+    /// Search for the paths of watched files even where the kernel can open them by their handles, which other machines
+    /// cannot
+    #[arg(long)]
+    pub(crate) force_irmap: bool,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

@@ -120,6 +120,8 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
         shell_job: typed.shell_job,
         replace: typed.replace,
         file_locks: typed.file_locks,
+        irmap_scan_paths: typed.irmap_scan_paths,
+        force_irmap: typed.force_irmap,
         label,
         name,
     };

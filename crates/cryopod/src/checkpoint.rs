@@ -25,6 +25,10 @@ pub struct CheckpointOptions {
     pub replace: bool,
     /// Take locks on open files along, instead of refusing a program that holds any.
     pub file_locks: bool,
+    /// Directories to search for watched files (inotify, fanotify) whose path the kernel does not tell.
+    pub irmap_scan_paths: Vec<PathBuf>,
+    /// Search even where the kernel opens a watched file by its handle.
+    pub force_irmap: bool,
     /// The label; the command's name by default.
     pub label: Option<Label>,
     /// The name under the label; the time in UTC by default.
@@ -150,6 +154,8 @@ pub fn checkpoint(
 fn dump_options(options: &CheckpointOptions) -> DumpOptions {
     DumpOptions {
         file_locks: options.file_locks,
+        irmap_scan_paths: options.irmap_scan_paths.clone(),
+        force_irmap: options.force_irmap,
         external_stdio: true,
         shell_job: true,
         outside_terminal: options.shell_job,

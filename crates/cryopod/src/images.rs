@@ -1,6 +1,6 @@
 //! Dumping into a directory of images, as criu does: no store, no digests, nothing flushed to disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cryopod_engine::{Cancel, DumpOptions, Frozen, Progress};
@@ -36,6 +36,10 @@ pub struct DumpDirOptions {
     pub ghost_limit_bytes: Option<u64>,
     /// Take locks on open files along, instead of refusing a program that holds any.
     pub file_locks: bool,
+    /// Directories to search for watched files (inotify, fanotify) whose path the kernel does not tell.
+    pub irmap_scan_paths: Vec<PathBuf>,
+    /// Search even where the kernel opens a watched file by its handle.
+    pub force_irmap: bool,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -124,6 +128,8 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
             .ghost_limit_bytes
             .unwrap_or(default.ghost_limit_bytes),
         file_locks: options.file_locks,
+        irmap_scan_paths: options.irmap_scan_paths.clone(),
+        force_irmap: options.force_irmap,
         ..default
     }
 }

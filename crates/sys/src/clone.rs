@@ -55,10 +55,22 @@ pub fn spawn_sleeper(pid: i32) -> Result<()> {
         set_tid_size: 1,
         ..CloneArgs::default()
     };
+    sleep_in_child(&args).map(drop)
+}
+
+/// The same with whatever pid the kernel gives. Returns it.
+pub fn spawn_any_sleeper() -> Result<i32> {
+    sleep_in_child(&CloneArgs {
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    })
+}
+
+fn sleep_in_child(args: &CloneArgs) -> Result<i32> {
     // SAFETY: no CLONE_VM, so the child runs on its own copy of this stack. It makes only raw system calls, touches no
     // lock, allocates nothing and never returns, so the state of other threads at this moment does not matter to it.
     unsafe {
-        let rc = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>());
+        let rc = libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>());
         if rc == 0 {
             libc::syscall(
                 libc::SYS_prctl,
@@ -72,6 +84,6 @@ pub fn spawn_sleeper(pid: i32) -> Result<()> {
                 libc::syscall(libc::SYS_pause);
             }
         }
-        check(rc).map(drop)
+        check(rc).map(|pid| pid as i32)
     }
 }

@@ -16,6 +16,7 @@ pub mod clone;
 pub mod cpu;
 pub mod fd;
 pub mod memory;
+pub mod notify;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;

@@ -306,3 +306,11 @@ pub fn set_session() -> Result<()> {
     // SAFETY: takes and touches nothing.
     check(i64::from(unsafe { libc::setsid() })).map(drop)
 }
+
+/// pidfd_open(2) with flags: O_NONBLOCK (PIDFD_NONBLOCK), O_EXCL (PIDFD_THREAD).
+pub fn pidfd_open_with(pid: i32, flags: u32) -> Result<OwnedFd> {
+    // SAFETY: plain integers in, a fresh descriptor out.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

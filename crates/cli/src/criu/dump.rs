@@ -15,6 +15,8 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         shell_job: settings.shell_job,
         ghost_limit_bytes: settings.ghost_limit_bytes,
         file_locks: settings.file_locks,
+        force_irmap: settings.force_irmap,
+        irmap_scan_paths: settings.irmap_scan_paths.clone(),
     };
     scripts::run(settings, "pre-dump", settings.tree)?;
     if let Some(fd) = settings.status_fd {

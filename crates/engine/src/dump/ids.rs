@@ -5,8 +5,21 @@ use cryopod_sys::process::{Kcmp, kcmp};
 
 use crate::error::{Context, Result};
 
-/// The number of every namespace: all processes live in cryopod's own, so one number per kind is enough.
-const NAMESPACE: u32 = 1;
+/// The number of a namespace by its kind (`CLONE_NEW*`): all processes live in cryopod's own, so one per kind is enough.
+/// No two kinds share a number, because files refer to namespaces by number alone.
+pub fn namespace(kind: i32) -> u32 {
+    match kind {
+        libc::CLONE_NEWPID => 1,
+        libc::CLONE_NEWNET => 2,
+        libc::CLONE_NEWUSER => 3,
+        libc::CLONE_NEWIPC => 4,
+        libc::CLONE_NEWUTS => 5,
+        libc::CLONE_NEWNS => 6,
+        libc::CLONE_NEWCGROUP => 7,
+        // CLONE_NEWTIME, which libc does not know.
+        _ => 8,
+    }
+}
 
 /// Hands out numbers; processes that share an object get the same one.
 ///
@@ -55,14 +68,14 @@ impl Ids {
 /// Only the namespaces.
 pub fn namespaces() -> TaskKobjIdsEntry {
     TaskKobjIdsEntry {
-        pid_ns_id: Some(NAMESPACE),
-        net_ns_id: Some(NAMESPACE),
-        ipc_ns_id: Some(NAMESPACE),
-        uts_ns_id: Some(NAMESPACE),
-        mnt_ns_id: Some(NAMESPACE),
-        user_ns_id: Some(NAMESPACE),
-        cgroup_ns_id: Some(NAMESPACE),
-        time_ns_id: Some(NAMESPACE),
+        pid_ns_id: Some(namespace(libc::CLONE_NEWPID)),
+        net_ns_id: Some(namespace(libc::CLONE_NEWNET)),
+        ipc_ns_id: Some(namespace(libc::CLONE_NEWIPC)),
+        uts_ns_id: Some(namespace(libc::CLONE_NEWUTS)),
+        mnt_ns_id: Some(namespace(libc::CLONE_NEWNS)),
+        user_ns_id: Some(namespace(libc::CLONE_NEWUSER)),
+        cgroup_ns_id: Some(namespace(libc::CLONE_NEWCGROUP)),
+        time_ns_id: Some(namespace(0)),
         ..TaskKobjIdsEntry::default()
     }
 }

@@ -30,6 +30,8 @@ mod timers;
 
 use std::num::NonZeroUsize;
 
+use std::path::PathBuf;
+
 use cryopod_image::SetWriter;
 
 pub use report::{DumpReport, ProcessSummary};
@@ -53,6 +55,10 @@ pub struct DumpOptions {
     pub jobs: Option<NonZeroUsize>,
     /// Locks on open files (flock, POSIX, OFD, leases) are checkpointed instead of being refused.
     pub file_locks: bool,
+    /// Directories that are searched for watched files whose path the kernel does not tell.
+    pub irmap_scan_paths: Vec<PathBuf>,
+    /// They are searched even where the kernel opens a watched file by its handle.
+    pub force_irmap: bool,
 }
 
 impl Default for DumpOptions {
@@ -64,6 +70,8 @@ impl Default for DumpOptions {
             ghost_limit_bytes: 1 << 20,
             jobs: None,
             file_locks: false,
+            irmap_scan_paths: Vec::new(),
+            force_irmap: false,
         }
     }
 }

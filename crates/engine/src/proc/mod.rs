@@ -7,6 +7,7 @@ pub mod fdinfo;
 pub mod locks;
 pub mod maps;
 pub mod mem;
+pub mod mountinfo;
 pub mod stat;
 pub mod status;
 

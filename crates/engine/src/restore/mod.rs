@@ -112,6 +112,8 @@ pub fn restore(
     let mut tree = tree::Tree::make(&world)?;
     let threads = process::finish(&world, &mut tree, options)?;
     let pages_bytes = tree.pages_bytes() + shmem.pages_bytes();
+    drop(shmem);
+    files.watch()?;
     tree.let_go()?;
     Ok(Restored {
         root_pid: plan.root().pid,

@@ -31,10 +31,16 @@ pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> R
             tree.thread(index, thread.tid)?;
         }
     }
+    world.files.open_late()?;
     for &index in &living {
         let (Some(body), made) = (&world.plan.tasks[index].body, tree.get(index)?) else {
             continue;
         };
+        if owns_table(world, index) {
+            let (puppet, mem) = (&made.puppet, &made.mem);
+            world.files.hand_late(puppet, mem, body.ids.files_id)?;
+            world.files.fill_epolls(puppet, mem, body.ids.files_id)?;
+        }
         let files_id = body.ids.files_id;
         world
             .files
@@ -49,6 +55,13 @@ pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> R
         bind(world, tree, index, options)?;
     }
     Ok(count)
+}
+
+/// Whether a task has a descriptor table of its own, or is the first of those that share one.
+fn owns_table(world: &World<'_>, index: usize) -> bool {
+    let files_id = |index: usize| Some(world.plan.tasks[index].body.as_ref()?.ids.files_id);
+    let parent = world.plan.tasks[index].parent;
+    parent.and_then(files_id) != files_id(index)
 }
 
 /// Process groups: leaders first, then members; a leader that is long dead is played by a helper for a moment.
@@ -185,9 +198,6 @@ fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
         return Ok(());
     };
     let (puppet, mem) = (&made.puppet, &made.mem);
-    let parent = task
-        .parent
-        .and_then(|parent| world.plan.tasks[parent].body.as_ref());
     // By the path in /proc, which a task with a root of its own may not have any more.
     settings::login(puppet, mem, task.core())?;
     directories(world, body, puppet, mem)?;
@@ -197,9 +207,8 @@ fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
     if let Some(tc) = &task.core().tc {
         settings::barriers(puppet, tc)?;
     }
-    if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
-        world.files.install(puppet, mem, body.ids.files_id)?;
-        world.files.fill_epolls(puppet, mem, body.ids.files_id)?;
+    if owns_table(world, index) {
+        world.files.install(puppet, body.ids.files_id)?;
     }
     Ok(())
 }
@@ -327,10 +336,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     if let Some(entry) = &tc.timers {
         timers::restore(puppet, mem, entry)?;
     }
-    let parent = task
-        .parent
-        .and_then(|parent| world.plan.tasks[parent].body.as_ref());
-    if parent.is_none_or(|parent| parent.ids.files_id != body.ids.files_id) {
+    if owns_table(world, index) {
         world.files.close_high(puppet, world.base)?;
     }
     world.files.lock_ranges(puppet, mem, body.ids.files_id)?;

@@ -42,6 +42,8 @@ pub struct InotifyFileEntry {
 pub enum MarkType {
     Inode = 1,
     Mount = 2,
+    /// A whole file system, named by one of its mounts. CRIU has no word for it.
+    Filesystem = 20001,
 }
 
 /// A mark on an inode.
@@ -81,7 +83,7 @@ pub struct FanotifyMarkEntry {
     /// With [`MarkType::Inode`].
     #[prost(message, optional, tag = "7")]
     pub ie: Option<FanotifyInodeMarkEntry>,
-    /// With [`MarkType::Mount`].
+    /// With [`MarkType::Mount`] and [`MarkType::Filesystem`].
     #[prost(message, optional, tag = "8")]
     pub me: Option<FanotifyMountMarkEntry>,
 }

@@ -13,6 +13,7 @@ use cryopod_image::{Kind as Image, SetWriter};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::handles::kernel_device;
 use super::lazy::Lazy;
 use super::seen::Seen;
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ impl<'a> Ghosts<'a> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode,
-            dev: Some(stat.st_dev as u32),
+            dev: Some(kernel_device(stat.st_dev)),
             ino: Some(stat.st_ino),
             rdev: is_device.then_some(stat.st_rdev as u32),
             atim: Some(time(stat.st_atime, stat.st_atime_nsec)),

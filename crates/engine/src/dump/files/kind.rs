@@ -29,6 +29,14 @@ pub enum Kind {
     Timerfd,
     /// epoll(7).
     Epoll,
+    /// inotify(7).
+    Inotify,
+    /// fanotify(7).
+    Fanotify,
+    /// pidfd_open(2).
+    Pidfd,
+    /// namespaces(7).
+    Namespace,
     /// A terminal, unless it is a master.
     Terminal,
     /// The master of a pseudo-terminal.
@@ -53,6 +61,10 @@ impl Kind {
             Self::Signalfd => FdTypes::SignalFd,
             Self::Timerfd => FdTypes::TimerFd,
             Self::Epoll => FdTypes::EventPoll,
+            Self::Inotify => FdTypes::Inotify,
+            Self::Fanotify => FdTypes::Fanotify,
+            Self::Pidfd => FdTypes::PidFd,
+            Self::Namespace => FdTypes::Ns,
         }
     }
 }
@@ -79,8 +91,8 @@ pub fn classify(seen: &Seen) -> Kind {
     }
     match seen.file_system {
         magic::HUGETLBFS => return huge_pages(seen),
-        magic::NSFS => return other(format!("namespace ({})", seen.shown())),
-        magic::PIDFS => return other("pidfd"),
+        magic::NSFS => return Kind::Namespace,
+        magic::PIDFS => return Kind::Pidfd,
         magic::SECRETMEM => return other("secret memory"),
         magic::DMABUF => return other("buffer shared with a device (dma-buf)"),
         _ => {}
@@ -117,11 +129,11 @@ fn anonymous(name: &[u8]) -> Kind {
         b"[timerfd]" => Kind::Timerfd,
         b"[eventpoll]" => Kind::Epoll,
         b"[io_uring]" => other("io_uring instance"),
-        b"inotify" => other("inotify instance"),
-        b"[fanotify]" => other("fanotify group"),
+        b"inotify" => Kind::Inotify,
+        b"[fanotify]" => Kind::Fanotify,
         b"[perf_event]" => other("perf event"),
         b"[userfaultfd]" => other("userfaultfd"),
-        b"[pidfd]" => other("pidfd"),
+        b"[pidfd]" => Kind::Pidfd,
         b"bpf-map" => other("BPF map"),
         b"bpf-prog" => other("BPF program"),
         b"bpf_link" => other("BPF link"),
@@ -224,7 +236,7 @@ mod tests {
         check("anon_inode:[timerfd]", 0o600, Kind::Timerfd);
         check("anon_inode:[signalfd]", 0o600, Kind::Signalfd);
         check("anon_inode:[io_uring]", 0o600, other("io_uring instance"));
-        check("anon_inode:inotify", 0o600, other("inotify instance"));
+        check("anon_inode:inotify", 0o600, Kind::Inotify);
         check("anon_inode:[new]", 0o600, other("anonymous file new"));
     }
 

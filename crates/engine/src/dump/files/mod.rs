@@ -12,21 +12,26 @@
 //! - `locks`: advisory locks and leases
 //! - `terminals`: which terminals belong to the tree
 //! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `ttys`: one room per kind
+//! - `namespaces`, `pidfds`; `fsnotify`: inotify and fanotify, with `handles`, by which the files they watch are found
 //! - `sockets`: a room for each family
 //! - `outlook`: what of all that cannot be dumped
 
 mod epolls;
 mod eventfds;
 mod fifos;
+mod fsnotify;
 mod ghosts;
+pub(crate) mod handles;
 mod identity;
 pub(crate) mod kind;
 mod lazy;
 mod locks;
 mod memfds;
+pub(crate) mod namespaces;
 mod outlook;
 mod owners;
 pub(crate) mod paths;
+mod pidfds;
 mod pipes;
 pub(crate) mod seen;
 mod signalfds;
@@ -265,6 +270,10 @@ impl<'a> Files<'a> {
             Some(Kind::Eventfd) => eventfds::dump(one)?,
             Some(Kind::Signalfd) => signalfds::dump(one)?,
             Some(Kind::Timerfd) => timerfds::dump(one)?,
+            Some(Kind::Inotify) => fsnotify::inotify(one, &self.outlook)?,
+            Some(Kind::Fanotify) => fsnotify::fanotify(one, &self.outlook)?,
+            Some(Kind::Namespace) => namespaces::dump(one)?,
+            Some(Kind::Pidfd) => pidfds::dump(one)?,
             // Written at the end, when all descriptors are known.
             Some(Kind::Epoll) => return self.epolls.add(one),
             Some(Kind::Socket(kind)) => match self.sockets.dump(one, kind)? {

@@ -1,19 +1,22 @@
 //! Whether open files can be dumped: one answer for the survey of a running tree and the dump of a frozen one.
 
+use super::handles::{Inode, kernel_device};
 use super::kind::Kind;
 use super::seen::{Seen, is_gone};
 use super::sockets::{self, View};
 use super::streams::Streams;
 use super::terminals::Terminals;
-use super::{locks, paths, timerfds};
+use super::{fsnotify, locks, namespaces, paths, pidfds, timerfds};
 use crate::dump::DumpOptions;
 use crate::error::Result;
+use crate::proc;
 
 /// What has to be known of a whole tree to answer for one of its files.
 #[derive(Debug)]
 pub struct Outlook {
     /// What was asked for.
     pub options: DumpOptions,
+    pids: Vec<i32>,
     streams: Streams,
     sockets: View,
 }
@@ -23,6 +26,7 @@ impl Outlook {
     pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
         Ok(Self {
             options: options.clone(),
+            pids: pids.to_vec(),
             streams: Streams::scan(pids, options)?,
             sockets: View::scan(pids, options)?,
         })
@@ -48,6 +52,20 @@ impl Outlook {
         }
     }
 
+    /// Whether some process of the tree has a file open, or has it as working directory, root or program.
+    pub fn has_open(&self, inode: Inode) -> bool {
+        let is_it = |pid: i32, place: String| {
+            let stat = rustix::fs::stat(proc::path(pid, &place));
+            stat.is_ok_and(|stat| (kernel_device(stat.st_dev), stat.st_ino) == inode)
+        };
+        self.pids.iter().any(|&pid| {
+            let numbers = proc::numbers(pid, "fd").unwrap_or_default();
+            let descriptors = numbers.into_iter().map(|fd| format!("fd/{fd}"));
+            let places = ["cwd", "root", "exe"].map(str::to_owned);
+            descriptors.chain(places).any(|place| is_it(pid, place))
+        })
+    }
+
     /// Why an open file cannot be checkpointed, in words, if it cannot.
     pub fn problem(&self, seen: &Seen, kind: &Kind) -> Option<String> {
         let outside = self.leads_outside(seen, kind);
@@ -62,6 +80,9 @@ impl Outlook {
             Kind::Timerfd => {
                 timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
             }
+            Kind::Inotify | Kind::Fanotify => fsnotify::problem(seen, self),
+            Kind::Namespace => namespaces::problem(seen),
+            Kind::Pidfd => pidfds::problem(seen, &self.pids),
             Kind::Socket(socket) => self.sockets.problem(seen, socket),
             Kind::Terminal | Kind::Master => self.terminal(seen, kind),
             Kind::Other(_) => Some(describe(seen, kind)),

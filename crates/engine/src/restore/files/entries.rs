@@ -20,8 +20,11 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let psk = entry.psk.as_ref().map(|psk| &psk.fown);
     let socket = usk.or(isk).or(nlsk).or(psk);
     let tty = entry.tty.as_ref().map(|tty| &tty.fown);
+    let ify = entry.ify.as_ref().map(|ify| &ify.fown);
+    let ffy = entry.ffy.as_ref().map(|ffy| &ffy.fown);
+    let pidfd = entry.pidfd.as_ref().map(|pidfd| &pidfd.fown);
     let plain = reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd);
-    plain.or(socket).or(tty)
+    plain.or(socket).or(tty).or(ify).or(ffy).or(pidfd)
 }
 
 /// The open flags an entry has.
@@ -38,7 +41,15 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
     let nlsk = entry.nlsk.as_ref().map(|nlsk| nlsk.flags);
     let psk = entry.psk.as_ref().map(|psk| psk.flags);
     let tty = entry.tty.as_ref().map(|tty| tty.flags);
+    let ify = entry.ify.as_ref().map(|ify| ify.flags);
+    let ffy = entry.ffy.as_ref().map(|ffy| ffy.flags);
+    let pidfd = entry.pidfd.as_ref().map(|pidfd| pidfd.flags);
+    let nsf = entry.nsf.as_ref().map(|nsf| nsf.flags);
     reg.or(pipe)
+        .or(nsf)
+        .or(ify)
+        .or(ffy)
+        .or(pidfd)
         .or(memfd)
         .or(efd)
         .or(sgfd)
@@ -63,6 +74,10 @@ pub fn check(entry: &FileEntry) -> Result<()> {
         entry.sgfd.as_ref().map(|sgfd| sgfd.id),
         entry.tfd.as_ref().map(|tfd| tfd.id),
         entry.epfd.as_ref().map(|epfd| epfd.id),
+        entry.ify.as_ref().map(|ify| ify.id),
+        entry.nsf.as_ref().map(|nsf| nsf.id),
+        entry.ffy.as_ref().map(|ffy| ffy.id),
+        entry.pidfd.as_ref().map(|pidfd| pidfd.id),
         entry.usk.as_ref().map(|usk| usk.id),
         entry.isk.as_ref().map(|isk| isk.id),
         entry.nlsk.as_ref().map(|nlsk| nlsk.id),

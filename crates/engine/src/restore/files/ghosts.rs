@@ -61,6 +61,20 @@ pub fn load(set: &SetReader) -> Result<HashMap<u32, Remap>> {
     Ok(remaps)
 }
 
+/// The deleted files by device and inode of before, as watches know them, and the file entry of each.
+pub fn inodes(set: &SetReader, remaps: &HashMap<u32, Remap>) -> Result<HashMap<(u32, u64), u32>> {
+    let mut inodes = HashMap::new();
+    for (&entry_id, remap) in remaps {
+        let Remap::Ghost(id) = *remap else { continue };
+        let mut image = set.entries(Image::GhostFile, Some(u64::from(id)))?;
+        let ghost = image.next_entry::<GhostFileEntry>()?;
+        if let Some((device, inode)) = ghost.and_then(|ghost| ghost.dev.zip(ghost.ino)) {
+            inodes.insert((device, inode), entry_id);
+        }
+    }
+    Ok(inodes)
+}
+
 /// Names made for the time being; they are removed when this is dropped.
 #[derive(Debug, Default)]
 pub struct Ghosts {

@@ -1,11 +1,14 @@
-//! Files in /proc of the tree's own processes: they can be opened only when these exist, by the tasks that have them.
+//! Files that can be opened only when the tree's processes exist: those in /proc of its processes, and descriptors of
+//! processes. cryopod opens them then, and the tasks get them by [`Courier`](super::courier::Courier).
 
-use std::collections::HashMap;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 
-use cryopod_image::criu::{FdinfoEntry, RegFileEntry};
+use cryopod_image::criu::{FileEntry, RegFileEntry};
+use rustix::fs::Mode;
 
-use super::{FD_CLOEXEC, paths, tables};
+use super::{FD_CLOEXEC, Files, corrupt, owners, paths, pidfds, raise};
 use crate::dump::files::paths::owner_in_proc;
 use crate::error::Result;
 use crate::proc;
@@ -17,57 +20,76 @@ pub fn is_late(reg: &RegFileEntry) -> bool {
     owner_in_proc(&reg.name).is_some_and(|pid| !proc::path(pid, "").exists())
 }
 
-/// Has a task open such files, from `root`, which is the real root directory whatever the task's own is. A description
-/// that several tables share becomes one per table.
-pub fn open(
-    puppet: &Puppet,
-    mem: &Mem,
-    root: BorrowedFd<'_>,
-    files: &[(&FdinfoEntry, &RegFileEntry)],
-) -> Result<()> {
-    let mut opened: HashMap<u32, u32> = HashMap::new();
-    for (one, reg) in files {
-        let close_on_exec = one.flags & FD_CLOEXEC != 0;
-        if let Some(&first) = opened.get(&one.id) {
-            tables::place(puppet, first as i32, one.fd, close_on_exec)?;
-            continue;
-        }
-        opened.insert(one.id, one.fd);
-        open_one(puppet, mem, root, one.fd, close_on_exec, reg)?;
-    }
-    Ok(())
+/// The files by number of their entry, empty until they are opened.
+#[derive(Debug, Default)]
+pub struct Late {
+    files: BTreeMap<u32, OnceCell<OwnedFd>>,
 }
 
-fn open_one(
-    puppet: &Puppet,
-    mem: &Mem,
-    root: BorrowedFd<'_>,
-    fd: u32,
-    close_on_exec: bool,
-    reg: &RegFileEntry,
-) -> Result<()> {
-    let mut path = reg.name.strip_prefix(b"/").unwrap_or(&reg.name).to_vec();
-    path.push(0);
-    let at = puppet.put(mem, &path)?;
-    let flags = paths::open_flags(reg.flags).bits();
-    let args = [root.as_raw_fd() as u64, at, u64::from(flags), 0, 0, 0];
-    let file = puppet.must("openat (a file in /proc)", libc::SYS_openat, args)?;
-    if file != u64::from(fd) {
-        tables::place(puppet, file as i32, fd, close_on_exec)?;
-        puppet.must("close", libc::SYS_close, [file, 0, 0, 0, 0, 0])?;
-    } else if !close_on_exec {
-        puppet.must(
-            "fcntl (F_SETFD)",
-            libc::SYS_fcntl,
-            [file, libc::F_SETFD as u64, 0, 0, 0, 0],
-        )?;
+impl Late {
+    /// Notes a file to be opened.
+    pub fn await_later(&mut self, id: u32) {
+        self.files.entry(id).or_default();
     }
-    if reg.pos != 0 && reg.pos != u64::MAX && reg.flags & libc::O_PATH as u32 == 0 {
-        puppet.must(
-            "lseek",
-            libc::SYS_lseek,
-            [u64::from(fd), reg.pos, libc::SEEK_SET as u64, 0, 0, 0],
-        )?;
+
+    /// Whether a file is one of these.
+    pub fn contains(&self, id: u32) -> bool {
+        self.files.contains_key(&id)
     }
-    Ok(())
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// A file, where it is open by now.
+    pub fn get(&self, id: u32) -> Option<&OwnedFd> {
+        self.files.get(&id)?.get()
+    }
+}
+
+impl Files {
+    /// Opens what could not be opened before: when all processes and threads of the tree exist.
+    pub fn open_late(&self) -> Result<()> {
+        for (&id, place) in &self.late.files {
+            let file = raise(open(self.entry(id)?)?, self.base)?;
+            if let Some(owner) = super::owner(self.entry(id)?) {
+                owners::restore(owner, file.as_fd())?;
+            }
+            place
+                .set(file)
+                .map_err(|_| corrupt(id, "it is opened twice"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a task whose table is `files_id` the files that came late. After [`Files::open_late`].
+    pub fn hand_late(&self, puppet: &Puppet, mem: &Mem, files_id: u32) -> Result<()> {
+        if self.late.is_empty() {
+            return Ok(());
+        }
+        for one in self.table(files_id)? {
+            if let Some(file) = self.late.get(one.id) {
+                let close_on_exec = one.flags & FD_CLOEXEC != 0;
+                self.courier
+                    .hand(puppet, mem, file.as_fd(), one.fd, close_on_exec)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(entry: &FileEntry) -> Result<OwnedFd> {
+    if let Some(pidfd) = &entry.pidfd {
+        return pidfds::open(pidfd);
+    }
+    let reg = entry
+        .reg
+        .as_deref()
+        .ok_or_else(|| corrupt(entry.id, "it has no description"))?;
+    let path = paths::path_of(reg);
+    let file = rustix::fs::open(path, paths::open_flags(reg.flags), Mode::empty())
+        .map_err(|errno| paths::failed("open", path, errno))?;
+    paths::seek(file.as_fd(), path, reg.flags, reg.pos)?;
+    Ok(file)
 }

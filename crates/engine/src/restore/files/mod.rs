@@ -6,26 +6,32 @@
 //!
 //! 1. [`Files::load`], [`Files::highest_fd`]: read and check the images
 //! 2. [`Files::open_all`], [`Files::prepare_mapping`]: open everything, in cryopod
-//! 3. [`Files::install`], [`Files::fill_epolls`]: in each task, or in one of those that share a table
-//! 4. [`Files::seal_memfds`]: when all mappings are made
-//! 5. [`Files::lock_descriptions`], [`Files::arm`]: when all pids exist; timers run from here on
-//! 6. [`Files::close_high`], [`Files::lock_ranges`]: in each task, last
+//! 3. [`Files::install`]: in each task, or in one of those that share a table
+//! 4. [`Files::open_late`]; [`Files::hand_late`], [`Files::fill_epolls`]: when all threads exist
+//! 5. [`Files::seal_memfds`]: when all mappings are made
+//! 6. [`Files::lock_descriptions`], [`Files::arm`]: when all pids exist; timers run from here on
+//! 7. [`Files::close_high`], [`Files::lock_ranges`]: in each task, last
+//! 8. [`Files::watch`]: when nobody opens or closes anything any more
 //!
 //! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `named`
-//! opens one by its path, `tables` reads and makes descriptor tables, and `late` is for files that exist only when the
-//! tree does.
+//! opens one by its path, `tables` reads and makes descriptor tables, `late` is for files that exist only when the tree
+//! does, and `courier` brings them to the tasks.
 
+mod courier;
 mod entries;
 mod epolls;
 mod eventfds;
 mod fifos;
+mod fsnotify;
 mod ghosts;
 mod late;
 mod locks;
 mod memfds;
 mod named;
+mod namespaces;
 mod owners;
 mod paths;
+mod pidfds;
 mod pipes;
 mod signalfds;
 mod sockets;
@@ -36,16 +42,18 @@ mod ttys;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
 
-use cryopod_image::criu::{FdTypes, FdinfoEntry, FileEntry, RegFileEntry};
+use cryopod_image::criu::{FdTypes, FdinfoEntry, FileEntry, PidfdEntry, RegFileEntry};
 use cryopod_image::{Kind as Image, SetReader};
 use cryopod_sys::process::{RLIMIT_NOFILE, rlimit, set_rlimit};
 use cryopod_sys::{Errno, fd};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 
+use self::courier::Courier;
 use self::entries::{check, file_type, owner, status_flags};
+use self::fsnotify::Watches;
 use self::ghosts::{Ghosts, Remap};
+use self::late::Late;
 use self::locks::Locks;
 use self::memfds::Memfds;
 use self::named::Named;
@@ -75,10 +83,10 @@ pub struct Files {
     /// The restorer's own standard streams, by number, for joined entries that are standard streams themselves. A
     /// terminal is often one description under all three numbers, and the restorer's three may lead to three places.
     own: BTreeMap<u32, OwnedFd>,
-    /// Files of the tree's own processes in /proc, opened by the tasks when these exist; with the root directory that
-    /// they start from.
-    late: BTreeSet<u32>,
-    root: Option<OwnedFd>,
+    /// Files that can be opened only when the tree's processes exist, and the way by which tasks get them.
+    late: Late,
+    courier: Courier,
+    watches: Watches,
     /// Where epoll instances are filled: table and descriptor, by entry.
     epolls: BTreeMap<u32, (u32, u32)>,
     sockets: Sockets,
@@ -108,8 +116,9 @@ impl Files {
             mapped: HashMap::new(),
             joined: BTreeSet::new(),
             own: BTreeMap::new(),
-            late: BTreeSet::new(),
-            root: None,
+            late: Late::default(),
+            courier: Courier::default(),
+            watches: Watches::default(),
             epolls: BTreeMap::new(),
             locks: Locks::load(set)?,
             ttys: Ttys::load(set)?,
@@ -149,6 +158,10 @@ impl Files {
         let spare = 2 * self.entries.len() as u64 + u64::from(self.ttys.highest_index()) + 256;
         raise_limit(base as u64 + spare)?;
         self.memfds.make()?;
+        let opened = &mut self.opened;
+        pidfds::open_gone(self.entries.values(), |id, file| {
+            keep(opened, base, id, file)
+        })?;
         self.open_pipes(set)?;
         let (opened, base) = (&mut self.opened, self.base);
         self.sockets
@@ -175,6 +188,11 @@ impl Files {
         for id in ids {
             self.open_entry(set, options, &mut ghosts, id)?;
         }
+        drop(ghosts);
+        if !self.late.is_empty() {
+            self.courier.start(base)?;
+        }
+        self.prepare_watches(set)?;
         self.open_own(options.stdio)
     }
 
@@ -211,19 +229,8 @@ impl Files {
 
     /// The description of a file entry.
     pub fn borrow(&self, id: u32) -> Result<BorrowedFd<'_>> {
-        if self.late.contains(&id) {
-            let name = self
-                .entries
-                .get(&id)
-                .and_then(|entry| entry.reg.as_deref())
-                .map(|reg| &reg.name);
-            let name = String::from_utf8_lossy(name.map_or(&[], Vec::as_slice));
-            return Err(Error::NotRestorable {
-                what: format!("{name} as more than a descriptor"),
-            });
-        }
-        self.opened
-            .get(&id)
+        let opened = self.opened.get(&id).or_else(|| self.late.get(id));
+        opened
             .map(AsFd::as_fd)
             .ok_or_else(|| corrupt(id, "it is not there"))
     }
@@ -259,7 +266,7 @@ impl Files {
 
     /// Makes table `files_id` in a task. Every other number below the base is closed; those above stay until
     /// [`Files::close_high`].
-    pub fn install(&self, puppet: &Puppet, mem: &Mem, files_id: u32) -> Result<()> {
+    pub fn install(&self, puppet: &Puppet, files_id: u32) -> Result<()> {
         let table = self.table(files_id)?;
         let slots: Vec<Slot> = table
             .iter()
@@ -273,12 +280,6 @@ impl Files {
             })
             .collect::<Result<_>>()?;
         tables::install(puppet, &slots, self.base)?;
-        if let Some(root) = &self.root {
-            let late = table.iter().filter(|one| self.late.contains(&one.id));
-            let named =
-                late.filter_map(|one| Some((one, self.entries.get(&one.id)?.reg.as_deref()?)));
-            late::open(puppet, mem, root.as_fd(), &named.collect::<Vec<_>>())?;
-        }
         self.start_signals(puppet, files_id)
     }
 
@@ -451,6 +452,24 @@ impl Files {
             Ok(FdTypes::SignalFd) => entry.sgfd.as_deref().map(signalfds::open).transpose()?,
             Ok(FdTypes::TimerFd) => entry.tfd.as_deref().map(timerfds::open).transpose()?,
             Ok(FdTypes::EventPoll) => entry.epfd.as_deref().map(epolls::open).transpose()?,
+            Ok(FdTypes::Inotify) => entry
+                .ify
+                .as_deref()
+                .map(fsnotify::open_inotify)
+                .transpose()?,
+            Ok(FdTypes::Fanotify) => entry
+                .ffy
+                .as_deref()
+                .map(fsnotify::open_fanotify)
+                .transpose()?,
+            Ok(FdTypes::Ns) => entry.nsf.as_deref().map(namespaces::open).transpose()?,
+            Ok(FdTypes::PidFd) => {
+                let gone = |pidfd: &PidfdEntry| pidfd.nspid == pidfds::GONE;
+                if !entry.pidfd.as_deref().is_some_and(gone) {
+                    self.late.await_later(id);
+                }
+                return Ok(());
+            }
             Ok(FdTypes::MemFd) => match self
                 .entries
                 .get(&id)
@@ -499,8 +518,8 @@ impl Files {
             return keep(&mut self.opened, self.base, id, file);
         }
         if late::is_late(reg) {
-            self.late.insert(id);
-            return self.open_root();
+            self.late.await_later(id);
+            return Ok(());
         }
         let named = Named {
             set,
@@ -510,17 +529,6 @@ impl Files {
         let file = named.open(ghosts, reg, reg.flags)?;
         paths::seek(file.as_fd(), paths::path_of(reg), reg.flags, reg.pos)?;
         keep(&mut self.opened, self.base, id, file)
-    }
-
-    fn open_root(&mut self) -> Result<()> {
-        if self.root.is_none() {
-            let path = Path::new("/");
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(path, flags, Mode::empty())
-                .map_err(|errno| paths::failed("open", path, errno))?;
-            self.root = Some(raise(root, self.base)?);
-        }
-        Ok(())
     }
 
     fn open_own(&mut self, stdio: Stdio) -> Result<()> {
@@ -539,7 +547,7 @@ impl Files {
 
     /// The number that a task has inherited what belongs to a descriptor under; `None` when it opens it itself.
     fn source(&self, one: &FdinfoEntry) -> Result<Option<RawFd>> {
-        if self.late.contains(&one.id) {
+        if self.late.contains(one.id) {
             return Ok(None);
         }
         match self.own.get(&one.fd) {
