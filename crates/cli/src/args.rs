@@ -222,6 +222,10 @@ pub(crate) struct Checkpoint {
     /// cannot
     #[arg(long)]
     pub(crate) force_irmap: bool,
+    /// Allow unix sockets of datagrams that are connected to an address outside the tree, as to a log daemon; a restore
+    /// connects them to that address again
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
 }
 
 #[derive(Clone, Debug, ClapArgs)]

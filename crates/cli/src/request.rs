@@ -124,6 +124,7 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
         force_irmap: typed.force_irmap,
         label,
         name,
+        external_unix_sockets: typed.ext_unix_sk,
     };
     Ok(Request::Checkpoint { target, options })
 }

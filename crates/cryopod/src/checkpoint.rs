@@ -33,6 +33,9 @@ pub struct CheckpointOptions {
     pub label: Option<Label>,
     /// The name under the label; the time in UTC by default.
     pub name: Option<Name>,
+    /// Sockets may be connected to unix sockets of datagrams outside the tree that have an address (a log daemon's):
+    /// a restore connects them to it again.
+    pub external_unix_sockets: bool,
 }
 
 /// What a checkpoint became. Times are in microseconds, sizes in bytes.
@@ -159,6 +162,7 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         external_stdio: true,
         shell_job: true,
         outside_terminal: options.shell_job,
+        external_unix_sockets: options.external_unix_sockets,
         ..DumpOptions::default()
     }
 }

@@ -102,8 +102,13 @@ pub const FEATURES: &[(&str, Probe)] = &[
     }),
     ("clone3_set_tid", || checkpoint_capability().have),
     ("pidfd_getfd", || pidfd().have),
+    ("sk_unix_file", || has_capability(CAP_NET_ADMIN)),
+    ("sockopt_buf_lock", || kernel_at_least(5, 15)),
     ("pagemap_scan_guard_pages", || kernel_at_least(6, 15)),
 ];
+
+/// capabilities(7).
+const CAP_NET_ADMIN: u32 = 12;
 
 /// Whether the feature that criu calls so is there; `None` for one that cryopod has no use for yet.
 #[must_use]

@@ -40,6 +40,8 @@ pub struct DumpDirOptions {
     pub irmap_scan_paths: Vec<PathBuf>,
     /// Search even where the kernel opens a watched file by its handle.
     pub force_irmap: bool,
+    /// Sockets may be connected to unix sockets of datagrams outside the tree that have an address.
+    pub external_unix_sockets: bool,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -130,6 +132,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         file_locks: options.file_locks,
         irmap_scan_paths: options.irmap_scan_paths.clone(),
         force_irmap: options.force_irmap,
+        external_unix_sockets: options.external_unix_sockets,
         ..default
     }
 }

@@ -126,6 +126,14 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// A socket could not be given the address that it had.
+    #[error("cannot bind a socket to {name}")]
+    Bind {
+        /// The address.
+        name: String,
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// A socket could not be given an option that it had.
     #[error("cannot set the socket option {name} to {value}")]
     SocketOption {
@@ -230,6 +238,7 @@ impl Error {
             | Self::Remote { source, .. }
             | Self::Descriptor { source, .. }
             | Self::SocketOption { source, .. }
+            | Self::Bind { source, .. }
             | Self::Host { source, .. } => errno_kind(*source),
             Self::Path { source, .. } => {
                 Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)
@@ -298,7 +307,7 @@ fn errno_kind(errno: Errno) -> ErrorKind {
     match errno {
         Errno::PERM | Errno::ACCESS => ErrorKind::Permission,
         Errno::SRCH | Errno::NOENT => ErrorKind::NotFound,
-        Errno::BUSY | Errno::EXIST => ErrorKind::Busy,
+        Errno::BUSY | Errno::EXIST | Errno::ADDRINUSE => ErrorKind::Busy,
         _ => ErrorKind::External,
     }
 }

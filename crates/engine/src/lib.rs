@@ -22,6 +22,7 @@ pub mod proc;
 pub mod progress;
 pub mod remote;
 pub mod restore;
+mod sock_diag;
 pub mod survey;
 
 pub use dump::{DumpOptions, DumpReport, ProcessSummary, dump};

@@ -16,12 +16,14 @@ pub mod clone;
 pub mod cpu;
 pub mod fd;
 pub mod memory;
+pub mod message;
 pub mod notify;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod signal;
 pub mod socket;
+pub mod stand_in;
 pub mod tty;
 pub mod wait;
 

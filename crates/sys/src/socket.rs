@@ -1,7 +1,7 @@
 //! What getsockopt(2) and setsockopt(2) know of a socket that `rustix` does not ask.
 
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::{Errno, Result, check};
 
@@ -38,7 +38,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// From `struct ucred`.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok();
         Some(Self {
             pid: i32::from_ne_bytes(word(0)?),
@@ -52,6 +53,56 @@ impl Credentials {
 pub fn peer_credentials(fd: BorrowedFd<'_>) -> Result<Credentials> {
     let bytes = option_bytes(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, CREDENTIALS_BYTES)?;
     Credentials::from_bytes(&bytes).ok_or(Errno::INVAL)
+}
+
+/// The further groups of whoever made the other end of a unix socket (SO_PEERGROUPS of socket(7)).
+pub fn peer_groups(fd: BorrowedFd<'_>) -> Result<Vec<u32>> {
+    /// No process has more (NGROUPS_MAX of linux/limits.h).
+    const MAX_GROUPS: usize = 65536;
+    let bytes = option_bytes(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, MAX_GROUPS * 4)?;
+    let words = bytes.chunks_exact(4);
+    Ok(words
+        .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+        .collect())
+}
+
+/// bind(2) to an address as the kernel lays it out, `struct sockaddr` with as many bytes as are meant.
+pub fn bind(fd: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    // SAFETY: `address` is live, as long as said, and only read.
+    check(i64::from(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            address.as_ptr().cast(),
+            socklen(address.len())?,
+        )
+    }))
+    .map(drop)
+}
+
+/// connect(2) to an address as the kernel lays it out.
+pub fn connect(fd: BorrowedFd<'_>, address: &[u8]) -> Result<()> {
+    // SAFETY: `address` is live, as long as said, and only read.
+    check(i64::from(unsafe {
+        libc::connect(
+            fd.as_raw_fd(),
+            address.as_ptr().cast(),
+            socklen(address.len())?,
+        )
+    }))
+    .map(drop)
+}
+
+/// ioctl(SIOCUNIXFILE) of linux/un.h: the file that a unix socket is bound to, as if opened with O_PATH. ENOENT when it
+/// is bound to none; needs CAP_NET_ADMIN.
+pub fn unix_file(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// `SIOCPROTOPRIVATE + 0`.
+    const SIOCUNIXFILE: libc::c_ulong = 0x89e0;
+    // SAFETY: the request takes no argument.
+    let file = check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), SIOCUNIXFILE, 0)
+    }))?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(file as i32) })
 }
 
 const CREDENTIALS_BYTES: usize = size_of::<libc::ucred>();

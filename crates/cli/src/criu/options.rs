@@ -32,6 +32,8 @@ pub(super) enum Setting {
     FileLocks,
     ForceIrmap,
     IrmapScanPath,
+    /// `--ext-unix-sk`.
+    ExternalUnixSockets,
     DisplayStats,
     ActionScript,
     StatusFd,
@@ -197,7 +199,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     accepted("evasive-devices", ' ', Switch, PERMITS),
     supported("file-locks", 'l', Switch, S::FileLocks),
     accepted("allow-uprobes", ' ', Switch, PERMITS),
-    accepted("ext-unix-sk", ' ', Optional, PERMITS),
+    supported("ext-unix-sk", ' ', Optional, S::ExternalUnixSockets),
     accepted("tcp-established", ' ', Switch, NETWORK),
     accepted("tcp-close", ' ', Switch, NETWORK),
     accepted("skip-in-flight", ' ', Switch, NETWORK),

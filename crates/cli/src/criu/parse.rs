@@ -41,6 +41,8 @@ pub(super) struct Settings {
     pub(super) file_locks: bool,
     pub(super) force_irmap: bool,
     pub(super) irmap_scan_paths: Vec<PathBuf>,
+    /// `--ext-unix-sk`, of all sockets.
+    pub(super) external_unix_sockets: bool,
     pub(super) display_stats: bool,
     pub(super) scripts: Vec<OsString>,
     pub(super) status_fd: Option<u32>,
@@ -318,6 +320,12 @@ fn apply(
         Setting::FileLocks => settings.file_locks = on,
         Setting::ForceIrmap => settings.force_irmap = on,
         Setting::IrmapScanPath => settings.irmap_scan_paths.push(path()),
+        Setting::ExternalUnixSockets => match text {
+            None => settings.external_unix_sockets = on,
+            Some(inodes) => settings.refused.push(format!(
+                "option {shown}={inodes} is not supported: give {shown} alone, for datagrams to an address"
+            )),
+        },
         Setting::DisplayStats => settings.display_stats = on,
         Setting::ActionScript => settings.scripts.extend(value),
         Setting::StatusFd => settings.status_fd = Some(parse_number(shown, given, "a descriptor")?),

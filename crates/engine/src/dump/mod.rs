@@ -51,6 +51,9 @@ pub struct DumpOptions {
     pub outside_terminal: bool,
     /// The largest deleted file whose contents are taken along, in bytes.
     pub ghost_limit_bytes: u64,
+    /// Sockets may be connected to unix sockets of datagrams outside the tree; a restore connects them to the same
+    /// address.
+    pub external_unix_sockets: bool,
     /// Threads that read and write memory; as many as there are processors when left out.
     pub jobs: Option<NonZeroUsize>,
     /// Locks on open files (flock, POSIX, OFD, leases) are checkpointed instead of being refused.
@@ -68,6 +71,7 @@ impl Default for DumpOptions {
             shell_job: false,
             outside_terminal: false,
             ghost_limit_bytes: 1 << 20,
+            external_unix_sockets: false,
             jobs: None,
             file_locks: false,
             irmap_scan_paths: Vec::new(),

@@ -113,8 +113,10 @@ pub fn restore(
     let threads = process::finish(&world, &mut tree, options)?;
     let pages_bytes = tree.pages_bytes() + shmem.pages_bytes();
     drop(shmem);
+    let names = files.take_names();
     files.watch()?;
     tree.let_go()?;
+    names.keep();
     Ok(Restored {
         root_pid: plan.root().pid,
         processes: plan.tasks.len(),

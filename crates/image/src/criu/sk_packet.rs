@@ -14,7 +14,7 @@ pub struct ScmEntry {
 /// One message in a queue; `length` raw bytes follow.
 #[derive(Clone, PartialEq, Eq, ::prost::Message)]
 pub struct SkPacketEntry {
-    /// `ino` of the socket it waits in.
+    /// `id` of the socket it waits in.
     #[prost(uint32, required, tag = "1")]
     pub id_for: u32,
     /// Number of bytes that follow the entry.
@@ -22,4 +22,10 @@ pub struct SkPacketEntry {
     pub length: u32,
     #[prost(message, repeated, tag = "4")]
     pub scm: Vec<ScmEntry>,
+    /// Address of the sender, as in [`UnixSkEntry::name`](super::UnixSkEntry::name); empty when it had none.
+    #[prost(bytes = "vec", optional, tag = "20001")]
+    pub cryopod_from: Option<Vec<u8>>,
+    /// The sender, where the socket asks for that.
+    #[prost(message, optional, tag = "20002")]
+    pub cryopod_sender: Option<super::CryopodPeer>,
 }

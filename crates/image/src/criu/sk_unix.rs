@@ -58,4 +58,35 @@ pub struct UnixSkEntry {
     pub ns_id: Option<u32>,
     #[prost(sint32, optional, tag = "17", default = "-1")]
     pub mnt_id: Option<i32>,
+    /// Who made the other end, as SO_PEERCRED tells; of a listening socket, who listens.
+    #[prost(message, optional, tag = "20001")]
+    pub cryopod_peer: Option<CryopodPeer>,
+    /// The peer was closed with data in it that nobody had read: an error that is still to be told.
+    #[prost(bool, optional, tag = "20002")]
+    pub cryopod_reset: Option<bool>,
+    /// `ino` of each connection that waits to be accepted, in their order.
+    #[prost(uint32, repeated, packed = "false", tag = "20003")]
+    pub cryopod_waiting: Vec<u32>,
+    /// Who connected, where the connection waits to be accepted.
+    #[prost(message, optional, tag = "20004")]
+    pub cryopod_owner: Option<CryopodPeer>,
+    /// Where the socket file was, when not where its address says.
+    #[prost(bytes = "vec", optional, tag = "20005")]
+    pub cryopod_path: Option<Vec<u8>>,
+    /// Of datagrams: it is connected to a socket that is closed.
+    #[prost(bool, optional, tag = "20006")]
+    pub cryopod_peer_gone: Option<bool>,
+}
+
+/// Somebody as unix sockets remember him.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct CryopodPeer {
+    #[prost(int32, required, tag = "1")]
+    pub pid: i32,
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
+    #[prost(uint32, repeated, packed = "false", tag = "4")]
+    pub groups: Vec<u32>,
 }

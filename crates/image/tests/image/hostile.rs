@@ -44,6 +44,7 @@ fn samples() -> Vec<(Kind, Vec<u8>)> {
             id_for: 1,
             length: 3,
             scm: vec![],
+            ..SkPacketEntry::default()
         }],
     );
     let stream = image(

@@ -6,6 +6,7 @@
 //!
 //! - `seen`, `kind`: what /proc says about an open file and what that makes it; the survey uses the same
 //! - `identity`: which descriptors are one description
+//! - `in_flight`: descriptors in queues of sockets, which no table has
 //! - `streams`: standard streams that lead outside the tree
 //! - `owners`: who gets SIGIO
 //! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
@@ -23,6 +24,7 @@ mod fsnotify;
 mod ghosts;
 pub(crate) mod handles;
 mod identity;
+mod in_flight;
 pub(crate) mod kind;
 mod lazy;
 mod locks;
@@ -44,7 +46,7 @@ mod timerfds;
 mod ttys;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use cryopod_image::criu::{FdinfoEntry, FileEntry, FownEntry};
 use cryopod_image::set::EntryWriter;
@@ -57,6 +59,7 @@ pub(crate) use outlook::Outlook;
 use self::epolls::Epolls;
 use self::ghosts::Ghosts;
 use self::identity::Identities;
+use self::in_flight::InFlight;
 use self::kind::{Kind, classify};
 use self::locks::Locks;
 use self::memfds::Memfds;
@@ -119,9 +122,10 @@ pub struct Files<'a> {
     fifos: Contents<'a>,
     memfds: Memfds<'a>,
     epolls: Epolls,
-    sockets: Sockets,
     locks: Locks<'a>,
     ttys: Ttys<'a>,
+    sockets: Sockets<'a>,
+    in_flight: InFlight,
 }
 
 impl<'a> Files<'a> {
@@ -138,9 +142,10 @@ impl<'a> Files<'a> {
             fifos: Contents::new(set, Image::FifoData),
             memfds: Memfds::new(set),
             epolls: Epolls::default(),
-            sockets: Sockets::default(),
             locks: Locks::new(set),
             ttys: Ttys::new(set),
+            sockets: Sockets::new(set),
+            in_flight: InFlight::default(),
         })
     }
 
@@ -157,6 +162,11 @@ impl<'a> Files<'a> {
         for &fd in &numbers {
             match self.descriptor(pidfd.as_fd(), files_id, pid, fd) {
                 Ok(entry) => table.push(&entry)?,
+                Err(Error::Unsupported(more)) => unsupported.extend(more),
+                Err(error) => return Err(error),
+            }
+            match self.in_flight(pid, fd) {
+                Ok(()) => {}
                 Err(Error::Unsupported(more)) => unsupported.extend(more),
                 Err(error) => return Err(error),
             }
@@ -193,7 +203,8 @@ impl<'a> Files<'a> {
 
     /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory.
     pub fn finish(mut self) -> Result<Vec<SharedFile>> {
-        for entry in self.sockets.finish()? {
+        let fresh = || self.identities.fresh();
+        for entry in self.sockets.finish(&self.outlook.sockets, fresh)? {
             self.entries.push(&entry)?;
         }
         for entry in self.epolls.finish()? {
@@ -224,14 +235,7 @@ impl<'a> Files<'a> {
         let (id, is_new) = self.identities.of_descriptor(seen.inode(), pid, fd)?;
         if is_new {
             let file = process::pidfd_getfd(pidfd, fd).fd("duplicate it (pidfd_getfd)", pid, fd)?;
-            let owner = owners::dump(&seen, file.as_fd()).fd("ask for its owner", pid, fd)?;
-            let one = Description {
-                id,
-                seen: &seen,
-                file,
-                owner,
-            };
-            self.description(&one, if outside { None } else { Some(&kind) })?;
+            self.new_description(id, &seen, &kind, file)?;
         }
         self.locks.add(&seen, files_id, id)?;
         if kind == Kind::Epoll {
@@ -249,6 +253,34 @@ impl<'a> Files<'a> {
             fd: fd as u32,
             xattr_security_selinux: None,
         })
+    }
+
+    /// Writes what was found in queues of sockets since the last call: descriptors that are sent and not received yet,
+    /// which may be sockets with others in their queues. `pid` and `fd` are where they were found.
+    fn in_flight(&mut self, pid: i32, fd: i32) -> Result<()> {
+        while let Some((id, file)) = self.in_flight.next() {
+            let seen = Seen::descriptor(std::process::id() as i32, file.as_raw_fd())?;
+            let kind = classify(&seen);
+            let written = match self.outlook.problem(&seen, &kind) {
+                Some(what) => Err(refuse(&seen, what)),
+                None => self.new_description(id, &seen, &kind, file),
+            };
+            written.map_err(|error| in_flight::as_found(error, pid, fd))?;
+        }
+        Ok(())
+    }
+
+    fn new_description(&mut self, id: u32, seen: &Seen, kind: &Kind, file: OwnedFd) -> Result<()> {
+        let (pid, fd) = (seen.pid, seen.fd.unwrap_or(-1));
+        let owner = owners::dump(seen, file.as_fd()).fd("ask for its owner", pid, fd)?;
+        let outside = self.outlook.leads_outside(seen, kind);
+        let one = Description {
+            id,
+            seen,
+            file,
+            owner,
+        };
+        self.description(&one, if outside { None } else { Some(kind) })
     }
 
     /// Writes the entry of a description; without a kind, that of a stream which leads outside.
@@ -276,10 +308,6 @@ impl<'a> Files<'a> {
             Some(Kind::Pidfd) => pidfds::dump(one)?,
             // Written at the end, when all descriptors are known.
             Some(Kind::Epoll) => return self.epolls.add(one),
-            Some(Kind::Socket(kind)) => match self.sockets.dump(one, kind)? {
-                Some(entry) => entry,
-                None => return Ok(()),
-            },
             Some(kind @ (Kind::Terminal | Kind::Master)) => {
                 let path_id = self.identities.fresh();
                 let owner = one.owner.clone();
@@ -288,6 +316,15 @@ impl<'a> Files<'a> {
                 self.entries.push(&path)?;
                 let terminals = self.outlook.terminals()?;
                 self.ttys.dump(one, kind, path_id, terminals)?
+            }
+            Some(Kind::Socket(kind)) => {
+                let (identities, in_flight) = (&mut self.identities, &mut self.in_flight);
+                let mut pass_on = |file| in_flight.add(file, identities);
+                let view = &self.outlook.sockets;
+                match self.sockets.dump(one, kind, view, &mut pass_on)? {
+                    Some(entry) => entry,
+                    None => return Ok(()),
+                }
             }
             Some(kind @ Kind::Other(_)) => {
                 return Err(refuse(one.seen, outlook::describe(one.seen, kind)));

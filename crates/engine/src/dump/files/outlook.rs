@@ -18,17 +18,19 @@ pub struct Outlook {
     pub options: DumpOptions,
     pids: Vec<i32>,
     streams: Streams,
-    sockets: View,
+    /// The sockets of the tree.
+    pub sockets: View,
 }
 
 impl Outlook {
     /// Looks at the tree whose processes are `pids`.
     pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
+        let sockets = View::scan(pids, options)?;
         Ok(Self {
             options: options.clone(),
             pids: pids.to_vec(),
-            streams: Streams::scan(pids, options)?,
-            sockets: View::scan(pids, options)?,
+            streams: Streams::scan(pids, options, &sockets)?,
+            sockets,
         })
     }
 

@@ -1,14 +1,14 @@
-//! Standard streams that lead outside the tree: a terminal, a socket, or a pipe whose other end nobody of the tree has.
+//! Standard streams that lead outside the tree: a terminal, or a socket or pipe whose other end nobody of
+//! the tree has.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
 
 use cryopod_image::criu::FileEntry;
-use cryopod_sys::process;
 
 use super::kind::{self, Kind, classify};
 use super::seen::{Seen, is_gone};
+use super::sockets::View;
 use super::terminals::{Home, Terminals};
 use super::{Description, paths};
 use crate::dump::DumpOptions;
@@ -34,7 +34,7 @@ pub struct Streams {
 
 impl Streams {
     /// Looks at the standard streams of all processes of the tree; none lead outside unless `options` allow it.
-    pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
+    pub fn scan(pids: &[i32], options: &DumpOptions, sockets: &View) -> Result<Self> {
         let mut streams = Self {
             pids: pids.to_vec(),
             ..Self::default()
@@ -57,7 +57,7 @@ impl Streams {
                         }
                         Home::Inside(_) | Home::HungUp(_) => {}
                     },
-                    Kind::Socket(_) if !made_inside(&seen, pids) => {
+                    Kind::Socket(kind) if sockets.leads_outside(&seen, &kind) => {
                         streams.outside.insert(seen.inode());
                     }
                     Kind::Pipe => {
@@ -132,15 +132,6 @@ fn ends(pids: &[i32], pipes: &HashMap<Vec<u8>, (u64, u64)>) -> Result<HashMap<Ve
     Ok(ends)
 }
 
-/// Whether a process of the tree made the other end of a socket, so that the socket leads nowhere else.
-fn made_inside(seen: &Seen, pids: &[i32]) -> bool {
-    let Some(fd) = seen.fd else { return false };
-    let socket =
-        process::pidfd_open(seen.pid).and_then(|pidfd| process::pidfd_getfd(pidfd.as_fd(), fd));
-    let peer = socket.and_then(|socket| cryopod_sys::socket::peer_credentials(socket.as_fd()));
-    peer.is_ok_and(|peer| pids.contains(&peer.pid))
-}
-
 /// The entry of a stream that leads outside: a name for whoever restores it, and nothing to open.
 pub(super) fn dump(one: &Description<'_>) -> FileEntry {
     let mut entry = paths::entry(
@@ -173,7 +164,7 @@ mod tests {
 
     fn leads_outside(sleeper: &Sleeper, pids: &[i32], fd: i32) -> bool {
         let seen = Seen::descriptor(sleeper.pid(), fd).unwrap();
-        Streams::scan(pids, &options())
+        Streams::scan(pids, &options(), &View::default())
             .unwrap()
             .lead_outside(&seen, &classify(&seen))
     }

@@ -11,7 +11,7 @@
 //! 5. [`Files::seal_memfds`]: when all mappings are made
 //! 6. [`Files::lock_descriptions`], [`Files::arm`]: when all pids exist; timers run from here on
 //! 7. [`Files::close_high`], [`Files::lock_ranges`]: in each task, last
-//! 8. [`Files::watch`]: when nobody opens or closes anything any more
+//! 8. [`Files::take_names`], [`Files::watch`]: when nobody opens or closes anything any more
 //!
 //! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `named`
 //! opens one by its path, `tables` reads and makes descriptor tables, `late` is for files that exist only when the tree
@@ -57,7 +57,7 @@ use self::late::Late;
 use self::locks::Locks;
 use self::memfds::Memfds;
 use self::named::Named;
-use self::sockets::Sockets;
+use self::sockets::{Names, Sockets};
 use self::tables::Slot;
 pub use self::ttys::Control;
 use self::ttys::Ttys;
@@ -306,7 +306,7 @@ impl Files {
 
     /// Completes sockets, gives files their owners, and sets timers going. When all pids of the tree exist.
     pub fn arm(&self, set: &SetReader) -> Result<()> {
-        self.sockets.finish(set)?;
+        self.sockets.finish(set, &|id| self.borrow(id))?;
         for (id, file) in &self.opened {
             let entry = self.entry(*id)?;
             if self.joined.contains(id) {
@@ -320,6 +320,11 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// The names that were made for sockets: they go with this unless they are kept.
+    pub fn take_names(&mut self) -> Names {
+        self.sockets.take_names()
     }
 
     /// Closes the inherited descriptors in a task.

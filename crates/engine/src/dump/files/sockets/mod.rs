@@ -1,14 +1,16 @@
 //! Sockets: a room for each family, and one for the options that all have.
 
-#[allow(dead_code, reason = "each family adds its use")]
 pub(crate) mod options;
+pub(crate) mod unix;
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use cryopod_image::SetWriter;
 use cryopod_image::criu::{FdTypes, FileEntry};
 use cryopod_sys::process;
 use cryopod_sys::socket::{self, SocketKind};
 
+use self::unix::{PassOn, Unix};
 use super::seen::Seen;
 use super::{Description, outlook, refuse};
 use crate::dump::DumpOptions;
@@ -61,40 +63,72 @@ pub fn shown(kind: &SocketKind) -> String {
 
 /// What has to be known of all sockets of a tree to say whether one can be dumped.
 #[derive(Debug, Default)]
-pub struct View {}
+pub struct View {
+    unix: unix::view::View,
+}
 
 impl View {
     /// Looks at the tree whose processes are `pids`.
-    pub fn scan(_pids: &[i32], _options: &DumpOptions) -> Result<Self> {
-        Ok(Self::default())
+    pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
+        Ok(Self {
+            unix: unix::view::View::scan(pids, options)?,
+        })
+    }
+
+    /// Whether a socket is connected to somebody outside the tree, as far as it is known here.
+    pub fn leads_outside(&self, seen: &Seen, kind: &SocketKind) -> bool {
+        match kind.family {
+            libc::AF_UNIX => self.unix.leads_outside(seen.stat.st_ino as u32),
+            _ => true,
+        }
     }
 
     /// Why a socket cannot be checkpointed, if it cannot.
     pub fn problem(&self, seen: &Seen, kind: &SocketKind) -> Option<String> {
-        Some(outlook::describe(seen, &Kind::Socket(*kind)))
+        match kind.family {
+            libc::AF_UNIX => self.unix.problem(seen, kind),
+            _ => Some(outlook::describe(seen, &Kind::Socket(*kind))),
+        }
     }
 }
 
 /// The sockets seen so far.
-#[derive(Debug, Default)]
-pub struct Sockets {}
+pub struct Sockets<'a> {
+    unix: Unix<'a>,
+}
 
-impl Sockets {
+impl<'a> Sockets<'a> {
+    /// None yet.
+    pub fn new(set: &'a SetWriter) -> Self {
+        Self {
+            unix: Unix::new(set),
+        }
+    }
+
     /// The entry of a socket; `None` when it comes at the end ([`Sockets::finish`]), because it depends on others.
+    /// `pass_on` takes descriptors that are found in queues.
     pub(super) fn dump(
         &mut self,
         one: &Description<'_>,
         kind: &SocketKind,
+        view: &View,
+        pass_on: &mut PassOn<'_>,
     ) -> Result<Option<FileEntry>> {
-        Err(refuse(
-            one.seen,
-            outlook::describe(one.seen, &Kind::Socket(*kind)),
-        ))
+        match kind.family {
+            libc::AF_UNIX => {
+                self.unix.add(one, kind, &view.unix, pass_on)?;
+                Ok(None)
+            }
+            _ => Err(refuse(
+                one.seen,
+                outlook::describe(one.seen, &Kind::Socket(*kind)),
+            )),
+        }
     }
 
-    /// The entries that are left, when all descriptors of the tree are known.
-    pub fn finish(self) -> Result<Vec<FileEntry>> {
-        Ok(Vec::new())
+    /// The entries that are left, when all descriptors of the tree are known. `fresh` numbers those that are added.
+    pub fn finish(self, view: &View, fresh: impl FnMut() -> u32) -> Result<Vec<FileEntry>> {
+        self.unix.finish(&view.unix, fresh)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sockets, in the other direction: a room for each family, and one for the options that all have.
 
-#[allow(dead_code, reason = "each family adds its use")]
 pub(crate) mod options;
+mod unix;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -9,35 +9,48 @@ use std::os::fd::OwnedFd;
 use cryopod_image::SetReader;
 use cryopod_image::criu::{FdTypes, FileEntry};
 
+pub use self::unix::Names;
+use self::unix::{Borrow, Unix};
 use crate::error::{Error, Result};
 
 /// All sockets of a tree.
-#[derive(Debug, Default)]
-pub struct Sockets {}
+#[derive(Debug)]
+pub struct Sockets {
+    unix: Unix,
+}
 
 impl Sockets {
     /// Reads what images say of the sockets among `entries`, and checks it.
-    pub fn load(_set: &SetReader, _entries: &BTreeMap<u32, FileEntry>) -> Result<Self> {
-        Ok(Self::default())
+    pub fn load(set: &SetReader, entries: &BTreeMap<u32, FileEntry>) -> Result<Self> {
+        Ok(Self {
+            unix: Unix::load(set, entries)?,
+        })
     }
 
     /// Makes all sockets, as far as it can be done before the tree exists. `keep` gets each with the id of its entry.
     pub fn open(
         &mut self,
         entries: &BTreeMap<u32, FileEntry>,
-        _keep: impl FnMut(u32, OwnedFd) -> Result<()>,
+        keep: impl FnMut(u32, OwnedFd) -> Result<()>,
     ) -> Result<()> {
-        match entries.values().find(|entry| is_socket(entry)) {
-            None => Ok(()),
-            Some(entry) => Err(Error::NotRestorable {
+        let mut others = entries.values().filter(|entry| is_socket(entry));
+        if let Some(entry) = others.find(|entry| entry.r#type() != FdTypes::UnixSk) {
+            return Err(Error::NotRestorable {
                 what: format!("file {}: of kind {:?}", entry.id, entry.r#type()),
-            }),
+            });
         }
+        self.unix.open(keep)
     }
 
     /// Completes the sockets: queues, options, shutdown. When all pids of the tree exist, and before files get owners.
-    pub fn finish(&self, _set: &SetReader) -> Result<()> {
-        Ok(())
+    /// `borrow` gives the open file of a file entry.
+    pub fn finish<'f>(&self, set: &SetReader, borrow: &Borrow<'_, 'f>) -> Result<()> {
+        self.unix.finish(set, borrow)
+    }
+
+    /// The names that were made: they go with this unless they are kept.
+    pub fn take_names(&mut self) -> Names {
+        self.unix.take_names()
     }
 }
 
