@@ -37,6 +37,16 @@ pub fn tests() -> Vec<Test> {
             // The images record another number of the same file; the program gets the same events with the same data.
             survives(c, Program::native("epoll_of_a_copy").ignoring(&["/fd 3"]))
         }),
+        // The kernel's own counts show in fdinfo, and it lists a queue by what lies in it.
+        Test::new("files::io_uring", |c| {
+            survives(c, Program::native("io_uring"))
+        }),
+        Test::new("files::io_uring_known_to_its_thread", |c| {
+            survives_or_is_refused(c, Program::native("registered_io_uring"))
+        }),
+        Test::new("files::io_uring_with_requests", |c| {
+            survives_or_is_refused(c, Program::native("busy_io_uring"))
+        }),
         Test::new("files::memfd", |c| survives(c, Program::native("memfds"))),
         Test::new("files::locks", |c| {
             // Two descriptors lead to a deleted file, which comes back as another inode.

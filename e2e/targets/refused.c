@@ -28,10 +28,9 @@ static void put(int index, int fd) {
     board->pids[index] = getpid();
 }
 
-static int with_ring(void *unused) {
+static int with_strange_files(void *unused) {
     (void)unused;
-    uint8_t parameters[120] = {0};
-    int fd = (int)syscall(SYS_io_uring_setup, 4, parameters);
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
     if (fd >= 0)
         put(2, fd);
     /* The first of all processes is not part of the tree. */
@@ -51,7 +50,7 @@ TARGET(unsupported) {
     MUST(bind(listener, (struct sockaddr *)&address, sizeof address));
     MUST(listen(listener, 1));
     put(0, listener);
-    pid_t pid = child(with_ring, NULL);
+    pid_t pid = child(with_strange_files, NULL);
     await_count(&board->settled, 1);
     tell();
     ready();

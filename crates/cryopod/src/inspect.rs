@@ -101,6 +101,7 @@ fn kind(kind: FdTypes) -> &'static str {
         FdTypes::MemFd => "memfd",
         FdTypes::BpfMap => "bpf map",
         FdTypes::PidFd => "pidfd",
+        FdTypes::CryopodIoUring => "io_uring",
         FdTypes::AutofsPipe => "autofs pipe",
     }
 }

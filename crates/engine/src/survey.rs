@@ -267,7 +267,8 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
     if name(b"/SYSV") {
         Some("System V shared memory")
     } else if name(b"anon_inode:[io_uring]") {
-        Some("io_uring instance")
+        // For its descriptor to tell.
+        None
     } else if name(b"anon_inode:[perf_event]") {
         Some("perf event")
     } else if name(b"anon_inode:") || name(b"socket:[") {

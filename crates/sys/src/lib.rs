@@ -15,6 +15,7 @@ compile_error!("cryopod runs on Linux on x86-64");
 pub mod clone;
 pub mod cpu;
 pub mod fd;
+pub mod io_uring;
 pub mod memory;
 pub mod message;
 pub mod notify;

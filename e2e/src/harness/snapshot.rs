@@ -248,7 +248,7 @@ impl Taker {
         Ok(())
     }
 
-    /// Every mapping with its flags. Shared memory without a file is a deleted file of a hidden file system: of its
+    /// Every mapping with its flags. Shared memory without a file is a file of a hidden file system: of its
     /// inode only the identity counts.
     fn mappings(&mut self, pid: i32) {
         let mut current: Option<(String, String)> = None;
@@ -260,7 +260,10 @@ impl Taker {
             ) {
                 (Some((start, end)), Some([protection, offset, device, inode, rest @ ..])) => {
                     let path = rest.first().map_or("", |path| path.trim_start()).to_owned();
-                    let inode = if path.ends_with(" (deleted)") || path.starts_with("/SYSV") {
+                    let nameless = path.ends_with(" (deleted)")
+                        || path.starts_with("/SYSV")
+                        || path.starts_with("anon_inode:");
+                    let inode = if nameless {
                         format!("#{}", self.number("mapped", &format!("{device} {inode}")))
                     } else {
                         (*inode).to_owned()

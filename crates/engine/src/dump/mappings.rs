@@ -189,7 +189,7 @@ fn file(
         libc::O_RDONLY
     } as u32;
     entry.fdflags = Some(flags);
-    entry.shmid = u64::from(files.path(pid, &map_file(mapping), flags)?);
+    entry.shmid = u64::from(files.mapped(pid, &map_file(mapping), flags, mapping)?);
     Ok(())
 }
 

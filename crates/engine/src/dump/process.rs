@@ -11,7 +11,7 @@ use cryopod_image::{Kind, SetWriter};
 
 use cryopod_sys::memory::PAGE;
 
-use super::files::Files;
+use super::files::{Files, io_urings};
 use super::report::{DumpReport, ProcessSummary};
 use super::{
     aio, cgroups, credentials, ids, mappings, memory, seccomp, settings, shmem, signals, threads,
@@ -79,10 +79,14 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     }
     let first_with_table = world.tables.insert(ids.files_id);
 
+    let has_io_uring = maps.iter().any(|one| one.name == io_urings::MAPPING);
     let mut inside = None;
     for &tid in &one.threads {
         let mut visit = Visit::enter(tid, &mem, room)?;
         let mut core = threads::dump(world, one, &mut visit)?;
+        if has_io_uring {
+            io_urings::check_thread(one.pid, &mut visit)?;
+        }
         if tid == pid {
             inside = Some(ask(&mut visit, one, &maps)?);
         }

@@ -7,6 +7,7 @@ use cryopod_sys::memory::{HUGE_MASK, PAGE};
 
 use super::aio;
 use super::files::Files;
+use super::gaps;
 use super::shmem::Shared;
 use crate::dump::mappings::{KERNELS, MAP_DROPPABLE};
 use crate::error::{Error, Result};
@@ -219,6 +220,9 @@ fn map(
         );
         return Err(Error::NotRestorable { what });
     };
+    if vma.status & status::FILE_SHARED != 0 && files.places_itself(vma.shmid as u32) {
+        return gaps::map(puppet, vma, flags, fd);
+    }
     let len = vma.end - vma.start;
     let fixed = (libc::MAP_FIXED_NOREPLACE) as u32;
     let place = |at: u64, prot: u32, flags: u32| {

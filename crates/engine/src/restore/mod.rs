@@ -16,6 +16,7 @@
 mod aio;
 mod credentials;
 pub mod files;
+mod gaps;
 mod guards;
 mod mappings;
 mod memory;

@@ -25,6 +25,8 @@ pub enum FdTypes {
     MemFd = 18,
     BpfMap = 19,
     PidFd = 20,
+    /// Ours.
+    CryopodIoUring = 20001,
     CtlTty = 65534,
     AutofsPipe = 65535,
 }
@@ -95,4 +97,7 @@ pub struct FileEntry {
     pub bpf: Option<Box<super::BpfmapFileEntry>>,
     #[prost(message, optional, boxed, tag = "22")]
     pub pidfd: Option<Box<super::PidfdEntry>>,
+    /// Ours, unknown to criu.
+    #[prost(message, optional, boxed, tag = "20001")]
+    pub cryopod_io_uring: Option<Box<super::CryopodIoUringEntry>>,
 }

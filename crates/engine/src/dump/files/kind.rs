@@ -23,6 +23,8 @@ pub enum Kind {
     Memfd,
     /// eventfd(2).
     Eventfd,
+    /// io_uring_setup(2).
+    IoUring,
     /// signalfd(2).
     Signalfd,
     /// timerfd_create(2).
@@ -58,6 +60,7 @@ impl Kind {
             Self::Fifo => FdTypes::Fifo,
             Self::Memfd => FdTypes::MemFd,
             Self::Eventfd => FdTypes::EventFd,
+            Self::IoUring => FdTypes::CryopodIoUring,
             Self::Signalfd => FdTypes::SignalFd,
             Self::Timerfd => FdTypes::TimerFd,
             Self::Epoll => FdTypes::EventPoll,
@@ -128,7 +131,7 @@ fn anonymous(name: &[u8]) -> Kind {
         b"[signalfd]" => Kind::Signalfd,
         b"[timerfd]" => Kind::Timerfd,
         b"[eventpoll]" => Kind::Epoll,
-        b"[io_uring]" => other("io_uring instance"),
+        b"[io_uring]" => Kind::IoUring,
         b"inotify" => Kind::Inotify,
         b"[fanotify]" => Kind::Fanotify,
         b"[perf_event]" => other("perf event"),
@@ -235,7 +238,7 @@ mod tests {
         check("anon_inode:[eventpoll]", 0o600, Kind::Epoll);
         check("anon_inode:[timerfd]", 0o600, Kind::Timerfd);
         check("anon_inode:[signalfd]", 0o600, Kind::Signalfd);
-        check("anon_inode:[io_uring]", 0o600, other("io_uring instance"));
+        check("anon_inode:[io_uring]", 0o600, Kind::IoUring);
         check("anon_inode:inotify", 0o600, Kind::Inotify);
         check("anon_inode:[new]", 0o600, other("anonymous file new"));
     }

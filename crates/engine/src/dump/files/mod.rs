@@ -12,7 +12,7 @@
 //! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
 //! - `locks`: advisory locks and leases
 //! - `terminals`: which terminals belong to the tree
-//! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `ttys`: one room per kind
+//! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `io_urings`, `ttys`: one room per kind
 //! - `namespaces`, `pidfds`; `fsnotify`: inotify and fanotify, with `handles`, by which the files they watch are found
 //! - `sockets`: a room for each family
 //! - `outlook`: what of all that cannot be dumped
@@ -25,6 +25,7 @@ mod ghosts;
 pub(crate) mod handles;
 mod identity;
 mod in_flight;
+pub(crate) mod io_urings;
 pub(crate) mod kind;
 mod lazy;
 mod locks;
@@ -60,6 +61,7 @@ use self::epolls::Epolls;
 use self::ghosts::Ghosts;
 use self::identity::Identities;
 use self::in_flight::InFlight;
+use self::io_urings::IoUrings;
 use self::kind::{Kind, classify};
 use self::locks::Locks;
 use self::memfds::Memfds;
@@ -71,7 +73,7 @@ use self::ttys::Ttys;
 use super::DumpOptions;
 use super::shmem::SharedFile;
 use crate::error::{Context, Error, Result, Unsupported};
-use crate::proc;
+use crate::proc::{self, maps::Mapping};
 
 /// An open file description that is dumped for the first time.
 struct Description<'s> {
@@ -122,6 +124,8 @@ pub struct Files<'a> {
     fifos: Contents<'a>,
     memfds: Memfds<'a>,
     epolls: Epolls,
+    io_urings: IoUrings,
+    sockets: Sockets,
     locks: Locks<'a>,
     ttys: Ttys<'a>,
     sockets: Sockets<'a>,
@@ -142,6 +146,8 @@ impl<'a> Files<'a> {
             fifos: Contents::new(set, Image::FifoData),
             memfds: Memfds::new(set),
             epolls: Epolls::default(),
+            io_urings: IoUrings::default(),
+            sockets: Sockets::default(),
             locks: Locks::new(set),
             ttys: Ttys::new(set),
             sockets: Sockets::new(set),
@@ -199,6 +205,17 @@ impl<'a> Files<'a> {
         self.entries.push(&entry)?;
         self.places.insert(place, id);
         Ok(id)
+    }
+
+    /// The number of the file entry behind a mapping, "map_files/START-END", for which the file is opened with `flags`.
+    pub fn mapped(&mut self, pid: i32, link: &str, flags: u32, mapping: &Mapping) -> Result<u32> {
+        if mapping.name != io_urings::MAPPING {
+            return self.path(pid, link, flags);
+        }
+        let seen = Seen::place(pid, link.to_owned())?;
+        self.io_urings
+            .mapped(seen.inode(), mapping)
+            .map_err(|what| refuse(&seen, what))
     }
 
     /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory.
@@ -300,6 +317,7 @@ impl<'a> Files<'a> {
                 .memfds
                 .dump(one.id, one.seen, flags, one.owner.clone())?,
             Some(Kind::Eventfd) => eventfds::dump(one)?,
+            Some(Kind::IoUring) => self.io_urings.dump(one)?,
             Some(Kind::Signalfd) => signalfds::dump(one)?,
             Some(Kind::Timerfd) => timerfds::dump(one)?,
             Some(Kind::Inotify) => fsnotify::inotify(one, &self.outlook)?,

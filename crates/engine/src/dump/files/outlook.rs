@@ -6,7 +6,7 @@ use super::seen::{Seen, is_gone};
 use super::sockets::{self, View};
 use super::streams::Streams;
 use super::terminals::Terminals;
-use super::{fsnotify, locks, namespaces, paths, pidfds, timerfds};
+use super::{fsnotify, io_urings, locks, namespaces, paths, pidfds, timerfds};
 use crate::dump::DumpOptions;
 use crate::error::Result;
 use crate::proc;
@@ -85,6 +85,9 @@ impl Outlook {
             Kind::Inotify | Kind::Fanotify => fsnotify::problem(seen, self),
             Kind::Namespace => namespaces::problem(seen),
             Kind::Pidfd => pidfds::problem(seen, &self.pids),
+            Kind::IoUring => {
+                io_urings::problem(&seen.info).map(|what| format!("{what}: not supported"))
+            }
             Kind::Socket(socket) => self.sockets.problem(seen, socket),
             Kind::Terminal | Kind::Master => self.terminal(seen, kind),
             Kind::Other(_) => Some(describe(seen, kind)),

@@ -14,6 +14,7 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let sgfd = entry.sgfd.as_ref().map(|sgfd| &sgfd.fown);
     let tfd = entry.tfd.as_ref().map(|tfd| &tfd.fown);
     let epfd = entry.epfd.as_ref().map(|epfd| &epfd.fown);
+    let ring = entry.cryopod_io_uring.as_ref().map(|ring| &ring.fown);
     let usk = entry.usk.as_ref().map(|usk| &usk.fown);
     let isk = entry.isk.as_ref().map(|isk| &isk.fown);
     let nlsk = entry.nlsk.as_ref().map(|nlsk| &nlsk.fown);
@@ -24,7 +25,7 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let ffy = entry.ffy.as_ref().map(|ffy| &ffy.fown);
     let pidfd = entry.pidfd.as_ref().map(|pidfd| &pidfd.fown);
     let plain = reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd);
-    plain.or(socket).or(tty).or(ify).or(ffy).or(pidfd)
+    plain.or(ring).or(socket).or(tty).or(ify).or(ffy).or(pidfd)
 }
 
 /// The open flags an entry has.
@@ -36,6 +37,7 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
     let sgfd = entry.sgfd.as_ref().map(|sgfd| sgfd.flags);
     let tfd = entry.tfd.as_ref().map(|tfd| tfd.flags);
     let epfd = entry.epfd.as_ref().map(|epfd| epfd.flags);
+    let ring = entry.cryopod_io_uring.as_ref().map(|ring| ring.flags);
     let usk = entry.usk.as_ref().map(|usk| usk.flags);
     let isk = entry.isk.as_ref().map(|isk| isk.flags);
     let nlsk = entry.nlsk.as_ref().map(|nlsk| nlsk.flags);
@@ -55,6 +57,7 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
         .or(sgfd)
         .or(tfd)
         .or(epfd)
+        .or(ring)
         .or(usk)
         .or(isk)
         .or(nlsk)
@@ -78,6 +81,7 @@ pub fn check(entry: &FileEntry) -> Result<()> {
         entry.nsf.as_ref().map(|nsf| nsf.id),
         entry.ffy.as_ref().map(|ffy| ffy.id),
         entry.pidfd.as_ref().map(|pidfd| pidfd.id),
+        entry.cryopod_io_uring.as_ref().map(|ring| ring.id),
         entry.usk.as_ref().map(|usk| usk.id),
         entry.isk.as_ref().map(|isk| isk.id),
         entry.nlsk.as_ref().map(|nlsk| nlsk.id),

@@ -24,6 +24,7 @@ mod eventfds;
 mod fifos;
 mod fsnotify;
 mod ghosts;
+mod io_urings;
 mod late;
 mod locks;
 mod memfds;
@@ -248,6 +249,12 @@ impl Files {
         name(one) == name(other) && inode(one).is_some() && inode(one) == inode(other)
     }
 
+    /// Whether the kernel chooses where a file is mapped.
+    pub fn places_itself(&self, id: u32) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_some_and(|entry| entry.cryopod_io_uring.is_some())
+    }
+
     /// Whether a file entry is the root of the file system.
     pub fn is_root_directory(&self, id: u32) -> bool {
         let reg = self.entries.get(&id).and_then(|entry| entry.reg.as_deref());
@@ -454,6 +461,11 @@ impl Files {
             Ok(_) if sockets::is_socket(entry) => return Ok(()),
             Ok(FdTypes::Reg) => return self.open_reg(set, options, ghosts, id),
             Ok(FdTypes::EventFd) => entry.efd.as_deref().map(eventfds::open).transpose()?,
+            Ok(FdTypes::CryopodIoUring) => entry
+                .cryopod_io_uring
+                .as_deref()
+                .map(io_urings::open)
+                .transpose()?,
             Ok(FdTypes::SignalFd) => entry.sgfd.as_deref().map(signalfds::open).transpose()?,
             Ok(FdTypes::TimerFd) => entry.tfd.as_deref().map(timerfds::open).transpose()?,
             Ok(FdTypes::EventPoll) => entry.epfd.as_deref().map(epolls::open).transpose()?,
