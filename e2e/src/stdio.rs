@@ -37,6 +37,7 @@ pub fn tests() -> Vec<Test> {
             "stdio::end_by_a_signal_is_passed_on",
             end_by_a_signal_is_passed_on,
         ),
+        Test::new("stdio::no_signal_comes_between", no_signal_comes_between),
         Test::new("stdio::pidfile", pidfile),
         Test::new("stdio::run_leads_a_session", run_leads_a_session),
     ]
@@ -172,6 +173,61 @@ fn signals_and_exit_code_are_passed_on(context: &Context) -> Result<()> {
     let ran = running.wait()?;
     ensure!(ran.status.code() == Some(9), "{ran:?}");
     scene.content()
+}
+
+/// Whenever a SIGTERM comes, either there is no program afterwards, or it has got the signal: never does cryopod end and
+/// leave it to itself.
+fn no_signal_comes_between(context: &Context) -> Result<()> {
+    const MOMENTS: u32 = 24;
+    context.cryopod()?;
+    let (mut scene, _to_input, mut lines) = talking(context)?;
+    lines.until("tick 3")?;
+    scene.checkpoint_and_stop("target:moment")?;
+    lines.drain()?;
+    let (mut before, mut passed_on) = (0, 0);
+    for moment in 0..MOMENTS {
+        let (input, _to_input) = pipe()?;
+        let (from_output, output) = pipe()?;
+        let mut command = scene.cryopod.command(&["restore", "target:moment"])?;
+        command.stdin(input);
+        let running = scene
+            .cryopod
+            .start_command_talking(command, output.into())?;
+        // From the first instant to some time after the program runs, in steps of whatever the machine is fast at.
+        let mut said = Lines::of(from_output);
+        for _ in 0..moment * 4000 {
+            std::hint::spin_loop();
+        }
+        if moment % 3 != 0 {
+            poll::until_true("something to happen", || {
+                processes::is_alive(scene.root) || !processes::is_alive(running.pid())
+            })?;
+        }
+        processes::signal(running.pid(), Signal::TERM)?;
+        let ran = running.wait()?;
+        match ran.status.code() {
+            Some(9) => passed_on += 1,
+            // Before there was a handler, or before there was a program.
+            _ => before += 1,
+        }
+        let told = |line: &str| line == "term";
+        let mut heard = false;
+        while let Some(line) = said.next()? {
+            heard |= told(&line);
+        }
+        ensure!(
+            heard == (ran.status.code() == Some(9)),
+            "at moment {moment} cryopod ended with {:?}, and the program said so: {heard}",
+            ran.status
+        );
+        scene.await_nothing_left()?;
+    }
+    ensure!(before + passed_on == MOMENTS);
+    // Nobody listens any more.
+    let nowhere = ["restore", "target:moment", "--detach", "--stdio", "null"];
+    scene.cryopod.json(&nowhere)?;
+    scene.note_pids();
+    scene.finish()
 }
 
 fn end_by_a_signal_is_passed_on(context: &Context) -> Result<()> {

@@ -1,14 +1,24 @@
 //! Standing in for a child in the foreground: passing signals on to it, and learning how it ended.
+//!
+//! [`prepare`] comes before the child exists, so that no signal ends this process and leaves the child; what arrives until
+//! [`wait`] is kept for it. A child that leads a group of this process's own session is treated as a shell treats a job
+//! ([`job`](self::job)).
 
-use std::os::fd::{AsFd, OwnedFd};
+mod job;
+
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use cryopod_engine::Cancel;
+use cryopod_sys::signal::Noted;
 use cryopod_sys::wait::Status;
 use cryopod_sys::{Errno, process, signal, wait as sys_wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
+use self::job::Job;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -17,15 +27,19 @@ const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;
 const SIGTERM: i32 = 15;
+const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
 const SIGTSTP: i32 = 20;
 const SIGWINCH: i32 = 28;
 
-/// The signals that are passed on to the child.
-const PASSED_ON: &[i32] = &[
-    SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGCONT, SIGTSTP, SIGWINCH,
+/// The signals that are noted: those that are passed on to the child, and the one that tells of it.
+const NOTED: &[i32] = &[
+    SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGCONT, SIGTSTP, SIGWINCH, SIGCHLD,
 ];
+
+/// Those that mean, as long as there is no child, that there shall be none.
+const CANCELLING: &[i32] = &[SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,9 +67,20 @@ impl ExitStatus {
     }
 }
 
+/// From now on the signals that [`wait`] passes on do nothing to this process: they are kept for it. Until the child
+/// exists, those that ask for an end cancel what is done to make it.
+///
+/// # Errors
+///
+/// [`Error::Child`] when the kernel refuses to have signals handled.
+pub fn prepare() -> Result<Cancel> {
+    interrupt::note(NOTED)?;
+    Ok(Cancel::by_signals(interrupt::mask(CANCELLING)))
+}
+
 /// Waits for the child `pid` to end, and passes on to it every SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
-/// SIGWINCH, SIGTSTP and SIGCONT that this process gets from now on. What a terminal sends to a whole group goes to the
-/// child's whole group, if it leads one.
+/// SIGWINCH, SIGTSTP and SIGCONT that this process has got since [`prepare`] or gets from now on. What a terminal sends to
+/// a whole group goes to the child's whole group, if it leads one.
 ///
 /// # Errors
 ///
@@ -66,60 +91,62 @@ pub fn wait(pid: i32) -> Result<ExitStatus> {
         pid,
         source: errno.into(),
     };
-    signal::note_instead_of_dying(PASSED_ON).map_err(failed)?;
+    prepare()?;
     let pidfd = process::pidfd_open(pid).map_err(failed)?;
+    let job = Job::of(pid);
     loop {
-        await_news(&pidfd);
-        while let Some(signal) = signal::take_noted() {
-            pass_on(pid, signal);
+        while let Some(noted) = signal::take_noted() {
+            pass_on(pid, &job, noted);
         }
-        match sys_wait::wait_interruptible(pid, true) {
-            Ok(Some((_, Status::Exited(code)))) => return Ok(ExitStatus::Exited(code)),
-            Ok(Some((_, Status::Signaled(signal, _)))) => return Ok(ExitStatus::Signaled(signal)),
-            Ok(_) | Err(Errno::INTR) => {}
+        match sys_wait::news_of(pid) {
+            Ok(Some(Status::Exited(code))) => return Ok(ExitStatus::Exited(code)),
+            Ok(Some(Status::Signaled(signal, _))) => return Ok(ExitStatus::Signaled(signal)),
+            Ok(Some(Status::Stopped(signal))) => job.stopped(signal),
+            Ok(None) => signal::await_readable(pidfd.as_fd(), NOTED).map_err(failed)?,
+            Ok(Some(_)) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
     }
 }
 
-/// Returns when the child has ended, when a signal arrived, or soon: one that arrives just before the call would
-/// otherwise be noticed with the next one only.
-fn await_news(pidfd: &OwnedFd) {
-    let soon = Timespec {
-        tv_sec: 0,
-        tv_nsec: 250_000_000,
-    };
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    // An interruption is news as well, and anything else shows when the child is looked at.
-    let _ = poll(&mut fds, Some(&soon));
-}
-
-fn pass_on(pid: i32, signal: i32) {
+fn pass_on(pid: i32, job: &Job, noted: Noted) {
+    let signal = noted.signal;
     let from_terminal = matches!(signal, SIGINT | SIGQUIT | SIGTSTP | SIGCONT | SIGWINCH);
-    let leads_group = rustix::process::Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::getpgid(Some(pid)).ok() == Some(pid));
-    let to = if from_terminal && leads_group {
-        -pid
-    } else {
-        pid
-    };
-    let sent = if signal == SIGTSTP && !cares_about_stops(pid) {
-        SIGSTOP
-    } else {
-        signal
-    };
-    if let Err(errno) = process::kill(to, sent) {
-        tracing::debug!(pid, signal, error = %errno, "could not pass on a signal");
+    if signal == SIGCHLD {
+        return;
     }
-    if signal == SIGTSTP {
-        // Whoever pressed the key wants the terminal back. A later SIGCONT is noted and passed on.
+    if signal == SIGCONT {
+        job.continued();
+    }
+    // What a key did to this process's group, it did to the child if that is in the same group.
+    if noted.sent || !job.is_in_own_group() {
+        let leads_group = process::group_of(pid) == Ok(pid);
+        let to = if from_terminal && leads_group {
+            -pid
+        } else {
+            pid
+        };
+        let sent = if signal == SIGTSTP && job.is_elsewhere() && !cares_about_stops(pid) {
+            SIGSTOP
+        } else {
+            signal
+        };
+        if let Err(errno) = process::kill(to, sent) {
+            tracing::debug!(pid, signal, error = %errno, "could not pass on a signal");
+        }
+    }
+    // A child that is a job tells of its stop itself, unless it stands still already. Otherwise whoever pressed the key
+    // wants the terminal back now; a later SIGCONT is noted and passed on.
+    if signal == SIGTSTP && !job.is_one() {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let _ = process::kill(own, SIGSTOP);
+    } else if signal == SIGTSTP && state_of(pid) == Some(b'T') {
+        job::stop();
     }
 }
 
-/// Whether the process handles or ignores SIGTSTP. If it leaves it to the kernel, the kernel does nothing: the child's
-/// group has no parent in its own session (setpgid(2), orphaned groups), and only SIGSTOP stops those.
+/// Whether the process handles or ignores SIGTSTP. If it leaves it to the kernel, the kernel does nothing: the group of a
+/// child with a session of its own has no parent in that session (setpgid(2), orphaned groups), and only SIGSTOP stops those.
 fn cares_about_stops(pid: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
         return false;
@@ -132,6 +159,19 @@ fn cares_about_stops(pid: i32) -> bool {
         u64::from_str_radix(line.trim(), 16).unwrap_or(0)
     };
     (mask("SigCgt:") | mask("SigIgn:")) & (1 << (SIGTSTP - 1)) != 0
+}
+
+/// From now on, a program that this process becomes or starts has of its descriptors only the standard streams.
+///
+/// # Errors
+///
+/// [`Error::Child`] if the kernel refuses.
+pub fn inherit_only_streams() -> Result<()> {
+    cryopod_sys::fd::close_on_exec_from(3).map_err(|errno| Error::Child {
+        operation: "close the descriptors of",
+        pid: rustix::process::getpid().as_raw_nonzero().get(),
+        source: errno.into(),
+    })
 }
 
 /// Makes this process the leader of a session and a group of its own, setsid(2).
@@ -190,12 +230,15 @@ pub fn kill(pid: i32) -> Result<()> {
 /// Whether `pid` has ended: nothing is left of it, or only its exit code.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return true;
-    };
+    matches!(state_of(pid), None | Some(b'Z' | b'X'))
+}
+
+/// The state of a process as in /proc/PID/stat.
+fn state_of(pid: i32) -> Option<u8> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before the state may have parentheses of its own.
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| matches!(rest.trim_start().as_bytes().first(), Some(b'Z' | b'X')))
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().bytes().next()
 }
 
 /// Waits until nothing is left of those of `pids` that have ended. Orphans are collected by init, in its own time. Not

@@ -21,6 +21,9 @@ pub struct RestoreOptions {
     pub stdio: Stdio,
     /// Refuse a tree that has a terminal whose other end was outside of it, instead of joining it to this process's own.
     pub refuse_shell_job: bool,
+    /// This process will wait for the program ([`Restored::wait`]): it gets the foreground of the terminal that this process
+    /// has, where it belongs to the same session.
+    pub foreground: bool,
     /// Leave every process stopped, as SIGSTOP does, instead of letting it go.
     pub leave_stopped: bool,
 }
@@ -126,6 +129,7 @@ fn revive(
     let engine_options = cryopod_engine::RestoreOptions {
         stdio: options.stdio,
         outside_terminal: !options.refuse_shell_job,
+        foreground: options.foreground,
         leave_stopped: options.leave_stopped,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;

@@ -23,18 +23,30 @@ impl Progress for NoProgress {
     fn end(&self) {}
 }
 
-/// A request to stop that may come from a signal handler or another thread at any time.
+/// A request to stop that may come from another thread at any time, or with a signal.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    requested: Arc<AtomicBool>,
+    signals: u64,
+}
 
 impl Cancel {
+    /// One that is also requested by any of these signals, once it is noted (bit N-1 for signal N; see
+    /// [`cryopod_sys::signal`]).
+    pub fn by_signals(signals: u64) -> Self {
+        Self {
+            signals,
+            ..Self::default()
+        }
+    }
+
     /// Asks whoever holds a clone to stop soon and undo what it did.
     pub fn request(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.requested.store(true, Ordering::SeqCst);
     }
 
     /// Whether that was asked.
     pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.requested.load(Ordering::SeqCst) || cryopod_sys::signal::noted() & self.signals != 0
     }
 }

@@ -75,6 +75,21 @@ pub fn duplicate_from(fd: BorrowedFd<'_>, at_least: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// close_range(2) with CLOSE_RANGE_CLOEXEC: every descriptor from `first` on is closed by the next execve(2), whoever
+/// left it open. Nothing is closed now.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: plain integers only; no descriptor changes hands.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
+    .map(drop)
+}
+
 /// ioctl(FIONREAD): bytes that can be read.
 pub fn readable_bytes(fd: BorrowedFd<'_>) -> Result<u32> {
     let mut bytes = 0i32;
@@ -164,4 +179,20 @@ pub fn set_owner_as(fd: BorrowedFd<'_>, owner: Owner, uid: u32, euid: u32) -> Re
         libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0)
     }))?;
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_inherited_from_a_number_on() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: plain integers only; the descriptor is ours.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
+        close_on_exec_from(file.as_raw_fd() as u32).unwrap();
+        // SAFETY: plain integers only.
+        let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags, libc::FD_CLOEXEC);
+    }
 }

@@ -301,6 +301,18 @@ pub fn set_child_subreaper(on: bool) -> Result<()> {
     .map(drop)
 }
 
+/// getpgid(2): the process group of a process, 0 for this one; the group is 0 when it is of an outer pid namespace.
+pub fn group_of(pid: i32) -> Result<i32> {
+    // SAFETY: plain integers only.
+    Ok(check(i64::from(unsafe { libc::getpgid(pid) }))? as i32)
+}
+
+/// getsid(2): the session of a process, 0 for this one; the session is 0 when it is of an outer pid namespace.
+pub fn session_of(pid: i32) -> Result<i32> {
+    // SAFETY: plain integers only.
+    Ok(check(i64::from(unsafe { libc::getsid(pid) }))? as i32)
+}
+
 /// setsid(2) of this process, for a freshly started child only.
 pub fn set_session() -> Result<()> {
     // SAFETY: takes and touches nothing.

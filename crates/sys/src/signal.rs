@@ -1,22 +1,49 @@
-//! Signals of this process: noting that one arrived.
+//! Signals of this process: noting that they arrived, whichever and however many.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
 
-static RECEIVED: AtomicI32 = AtomicI32::new(0);
+/// Bit N-1 for signal N.
+static NOTED: AtomicU64 = AtomicU64::new(0);
+/// Those of them that a process sent, and not only the kernel (a terminal, the end of a child).
+static SENT: AtomicU64 = AtomicU64::new(0);
 
-extern "C" fn note(signal: i32) {
-    RECEIVED.store(signal, Ordering::SeqCst);
+extern "C" fn note(signal: i32, info: *const libc::siginfo_t, _context: *const libc::c_void) {
+    /// `si_code` of what the kernel sends; those of children are positive as well.
+    const SI_USER: i32 = 0;
+    // SAFETY: the kernel passes a valid siginfo with SA_SIGINFO.
+    if unsafe { (*info).si_code } <= SI_USER {
+        SENT.fetch_or(bit(signal), Ordering::SeqCst);
+    }
+    NOTED.fetch_or(bit(signal), Ordering::SeqCst);
 }
 
-/// From now on the given signals are only noted (sigaction(2), no SA_RESTART, so that waits return EINTR).
+/// The bit of a signal in masks: bit N-1 for signal N, as in sigset_t.
+pub const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Which.
+    pub signal: i32,
+    /// Whether a process sent it. Otherwise the kernel did, as it does for the keys of a terminal; then the whole
+    /// foreground process group has got it.
+    pub sent: bool,
+}
+
+/// From now on the given signals are only noted (sigaction(2)). Calls that they interrupt are made again, but for those
+/// that never are, such as poll(2) and [`await_readable`].
 pub fn note_instead_of_dying(signals: &[i32]) -> Result<()> {
     for &signal in signals {
-        // SAFETY: a zeroed sigaction is valid; the handler only stores to an atomic, which is async-signal-safe.
+        // SAFETY: a zeroed sigaction is valid; the handler only changes atomics, which is async-signal-safe.
         let rc = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut())
         };
         check(i64::from(rc))?;
@@ -24,17 +51,75 @@ pub fn note_instead_of_dying(signals: &[i32]) -> Result<()> {
     Ok(())
 }
 
-/// The last noted signal, once.
-pub fn take_noted() -> Option<i32> {
-    match RECEIVED.swap(0, Ordering::SeqCst) {
-        0 => None,
-        signal => Some(signal),
+/// One of the noted signals, each once for however often it came.
+pub fn take_noted() -> Option<Noted> {
+    let noted = NOTED.load(Ordering::SeqCst);
+    if noted == 0 {
+        return None;
     }
+    let signal = noted.trailing_zeros() as i32 + 1;
+    // In this order: what comes in between is noted again, and at worst taken for sent by somebody.
+    NOTED.fetch_and(!bit(signal), Ordering::SeqCst);
+    let sent = SENT.fetch_and(!bit(signal), Ordering::SeqCst) & bit(signal) != 0;
+    Some(Noted { signal, sent })
 }
 
-/// Whether a signal was noted, without taking it.
-pub fn is_noted() -> bool {
-    RECEIVED.load(Ordering::SeqCst) != 0
+/// The noted signals, without taking them: bit N-1 for signal N.
+pub fn noted() -> u64 {
+    NOTED.load(Ordering::SeqCst)
+}
+
+/// Waits until `file` can be read or one of `signals` is noted, which may have happened already. ppoll(2).
+pub fn await_readable(file: BorrowedFd<'_>, signals: &[i32]) -> Result<()> {
+    let wanted = signals.iter().fold(0, |mask, &signal| mask | bit(signal));
+    with_blocked(wanted, |before| {
+        // Blocked, nothing arrives between this look and the call, which lets them in.
+        if noted() & wanted != 0 {
+            return Ok(());
+        }
+        let mut poll = libc::pollfd {
+            fd: file.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one live pollfd, no timeout, and a live mask of the 8 bytes that are said.
+        let done = check(unsafe {
+            libc::syscall(
+                libc::SYS_ppoll,
+                &raw mut poll,
+                1,
+                std::ptr::null::<libc::timespec>(),
+                &raw const before,
+                8usize,
+            )
+        });
+        match done {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    })
+}
+
+/// Does something with signals blocked for this thread; it is told the mask of before.
+pub fn with_blocked<T>(signals: u64, work: impl FnOnce(u64) -> Result<T>) -> Result<T> {
+    let mask = |how: i32, new: &u64| {
+        let mut before = 0u64;
+        // SAFETY: both masks are live and 8 bytes long as said.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                how,
+                std::ptr::from_ref(new),
+                &raw mut before,
+                8usize,
+            )
+        };
+        check(rc).map(|_| before)
+    };
+    let before = mask(libc::SIG_BLOCK, &signals)?;
+    let result = work(before);
+    mask(libc::SIG_SETMASK, &before)?;
+    result
 }
 
 /// Ends this process by `signal` with its default action, as a shell expects of a parent that stands for its child.
@@ -49,4 +134,48 @@ pub fn die_of(signal: i32) -> ! {
         libc::raise(signal);
     }
     std::process::exit(128 + signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn no_signal_is_lost_and_each_is_told_once() {
+        let signals = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
+        note_instead_of_dying(&signals).unwrap();
+        let own = std::process::id() as i32;
+        with_blocked(0, |_| {
+            for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR1, libc::SIGUSR2] {
+                crate::process::kill(own, signal)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut taken = Vec::new();
+        while taken.len() < signals.len() {
+            await_readable(reader.as_fd(), &signals).unwrap();
+            while let Some(noted) = take_noted() {
+                assert!(noted.sent);
+                taken.push(noted.signal);
+            }
+        }
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken, [libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH]);
+    }
+
+    #[test]
+    fn a_blocked_signal_waits() {
+        with_blocked(bit(libc::SIGURG), |before| {
+            assert_eq!(before & bit(libc::SIGURG), 0);
+            let blocked = with_blocked(0, Ok)?;
+            assert_ne!(blocked & bit(libc::SIGURG), 0);
+            Ok(())
+        })
+        .unwrap();
+    }
 }

@@ -145,9 +145,11 @@ pub fn foreground(file: BorrowedFd<'_>) -> Result<i32> {
     get(file, libc::TIOCGPGRP)
 }
 
-/// TIOCSPGRP: only from inside the session. From the background it comes with SIGTTOU, unless that is blocked or ignored.
+/// TIOCSPGRP: only from inside the session. From the background it comes with SIGTTOU, which is blocked meanwhile.
 pub fn set_foreground(file: BorrowedFd<'_>, group: i32) -> Result<()> {
-    set(file, TIOCSPGRP, group)
+    crate::signal::with_blocked(crate::signal::bit(libc::SIGTTOU), |_| {
+        set(file, TIOCSPGRP, group)
+    })
 }
 
 /// TIOCSPGRP, for remote calls; the argument is the address of a pid.

@@ -52,8 +52,18 @@ pub fn wait(pid: i32, no_hang: bool) -> Result<Option<(i32, Status)>> {
 
 /// Like [`wait`], but returns EINTR when a signal arrives.
 pub fn wait_interruptible(pid: i32, no_hang: bool) -> Result<Option<(i32, Status)>> {
+    wait_with(pid, if no_hang { libc::WNOHANG } else { 0 })
+}
+
+/// What a child has done that its parent was not told yet: ended, or stopped. Does not wait.
+pub fn news_of(pid: i32) -> Result<Option<Status>> {
+    let news = wait_with(pid, libc::WNOHANG | libc::WUNTRACED)?;
+    Ok(news.map(|(_, status)| status))
+}
+
+fn wait_with(pid: i32, flags: i32) -> Result<Option<(i32, Status)>> {
     let mut raw = 0i32;
-    let flags = libc::__WALL | if no_hang { libc::WNOHANG } else { 0 };
+    let flags = libc::__WALL | flags;
     // SAFETY: `raw` outlives the call and is the only memory written.
     let found = check(i64::from(unsafe {
         libc::waitpid(pid, &raw mut raw, flags)

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cryopod::Cancel;
+use cryopod::{RestoreOptions, foreground};
 
 use super::Context;
 use crate::failure::Failure;
@@ -19,16 +19,17 @@ pub(crate) fn run(context: &Context, restore: &Restore) -> Result<ExitCode, Fail
         .map(|path| PidFile::create(path, Existing::Overwrite))
         .transpose()?;
     let bars = context.bars();
-    let cancel = Cancel::default();
+    // No signal may end this process and leave a program without its parent, from the first instant that there is one.
+    let cancel = foreground::prepare()?;
+    let options = RestoreOptions {
+        foreground: !restore.parent.detach,
+        ..restore.options.clone()
+    };
     let restored = match &restore.source {
-        Source::Store(reference) => cryopod::restore(
-            &context.store()?,
-            reference,
-            &restore.options,
-            &bars,
-            &cancel,
-        )?,
-        Source::Dir(dir) => cryopod::restore_dir(dir, &restore.options, &bars, &cancel)?,
+        Source::Store(reference) => {
+            cryopod::restore(&context.store()?, reference, &options, &bars, &cancel)?
+        }
+        Source::Dir(dir) => cryopod::restore_dir(dir, &options, &bars, &cancel)?,
     };
     drop(bars);
     if let Some(pidfile) = pidfile

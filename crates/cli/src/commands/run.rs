@@ -38,6 +38,10 @@ pub(crate) fn run(
     let (program, arguments) = command
         .split_first()
         .map_or((OsStr::new(""), &[][..]), |(first, rest)| (first, rest));
+    if !parent.detach {
+        // What arrives before there is a program is for the program.
+        let _nothing_to_cancel = foreground::prepare()?;
+    }
     let mut child = start(program, arguments)?;
     let pid = child.id() as i32;
     if let Some(pidfile) = pidfile

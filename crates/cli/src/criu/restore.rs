@@ -1,6 +1,6 @@
 //! `criu restore`: brings a tree back from a directory of images, and waits for its end unless told to detach.
 
-use cryopod::{Cancel, NoProgress, RestoreOptions};
+use cryopod::{Cancel, NoProgress, RestoreOptions, foreground};
 
 use super::parse::Settings;
 use super::{Error, scripts};
@@ -25,14 +25,16 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
     let options = RestoreOptions {
         leave_stopped: settings.leave_stopped,
         refuse_shell_job: !settings.shell_job,
+        foreground: settings.shell_job && !settings.detached,
         ..RestoreOptions::default()
     };
-    let restored = cryopod::restore_dir(
-        &settings.images_dir,
-        &options,
-        &NoProgress,
-        &Cancel::default(),
-    )?;
+    // Signals for what is waited for are kept from the first instant that there is something.
+    let cancel = if settings.detached {
+        Cancel::default()
+    } else {
+        foreground::prepare()?
+    };
+    let restored = cryopod::restore_dir(&settings.images_dir, &options, &NoProgress, &cancel)?;
     let root = Some(restored.root_pid);
     if let Some(pidfile) = pidfile {
         pidfile

@@ -113,6 +113,8 @@ impl<'a> Scene<'a> {
             .arg(memory_bytes.to_string());
         program.current_dir(dir).env_clear().stdin(Stdio::null());
         program.stdout(log.try_clone().map_err(failed)?).stderr(log);
+        // What the caller left open may be what nothing here can checkpoint.
+        foreground::inherit_only_streams()?;
         let child = program.spawn().map_err(failed)?;
         Ok(Self {
             dir,

@@ -3,6 +3,7 @@
 //! What a child inherited from its parent is compared first: pages that are equal stay shared, copy-on-write, as they
 //! were.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -42,19 +43,49 @@ struct Segment {
     compare: bool,
 }
 
-impl Contents {
-    /// Reads the page map of `pid` and lays it over its mappings. `inherited` tells which of those came from the parent.
-    pub fn read(set: &SetReader, pid: i32, mm: &MmEntry, inherited: &[bool]) -> Result<Self> {
-        let map = Pagemap::read(set, Kind::Pagemap, pid as u64)?;
-        if map
-            .runs
-            .iter()
-            .any(|run| run.in_parent() || !run.is_present() && run.is_lazy())
-        {
-            return Err(Error::NotRestorable {
-                what: format!("pagemap-{pid}: pages that are in another image set"),
-            });
+/// Which pages of each process are stored, by pid: all of it is read before anything is made, so that it is known how much
+/// there will be to do.
+#[derive(Debug, Default)]
+pub struct Maps(HashMap<i32, Pagemap>);
+
+impl Maps {
+    /// Reads the page maps of processes.
+    pub fn read(set: &SetReader, pids: impl Iterator<Item = i32>) -> Result<Self> {
+        let mut maps = HashMap::new();
+        for pid in pids {
+            let map = Pagemap::read(set, Kind::Pagemap, pid as u64)?;
+            let elsewhere = |run: &PageRun| run.in_parent() || !run.is_present() && run.is_lazy();
+            if map.runs.iter().any(elsewhere) {
+                return Err(Error::NotRestorable {
+                    what: format!("pagemap-{pid}: pages that are in another image set"),
+                });
+            }
+            maps.insert(pid, map);
         }
+        Ok(Self(maps))
+    }
+
+    /// How much is stored, in bytes.
+    pub fn pages_bytes(&self) -> u64 {
+        self.0.values().map(Pagemap::pages_bytes).sum()
+    }
+
+    /// The map of a process; each is needed once.
+    pub fn take(&mut self, pid: i32) -> Result<Pagemap> {
+        let map = self.0.remove(&pid);
+        map.ok_or_else(|| Error::inconsistent(format!("pagemap-{pid}"), "it was not read"))
+    }
+}
+
+impl Contents {
+    /// Lays the page map of `pid` over its mappings. `inherited` tells which of those came from the parent.
+    pub fn new(
+        set: &SetReader,
+        pid: i32,
+        map: &Pagemap,
+        mm: &MmEntry,
+        inherited: &[bool],
+    ) -> Result<Self> {
         let pages = if map.pages_bytes() > 0 {
             Some(set.pages(map.pages_id)?)
         } else {

@@ -16,6 +16,7 @@
 mod aio;
 mod credentials;
 pub mod files;
+mod foreground;
 mod gaps;
 mod guards;
 mod mappings;
@@ -58,6 +59,9 @@ pub struct RestoreOptions {
     pub stdio: Stdio,
     /// Terminals whose other end was outside of the tree become the restorer's, instead of being refused.
     pub outside_terminal: bool,
+    /// The root's group takes the place of this process's own in the foreground of the terminal, where both are of one
+    /// session: this process will wait for it, as a shell waits for a job.
+    pub foreground: bool,
     /// Leave every process stopped (SIGSTOP) instead of running.
     pub leave_stopped: bool,
 }
@@ -116,8 +120,15 @@ pub fn restore(
     drop(shmem);
     let names = files.take_names();
     files.watch()?;
+    if cancel.is_requested() {
+        return Err(crate::Error::Cancelled);
+    }
+    let handed = foreground::hand_over(plan.root(), options)?;
     tree.let_go()?;
     names.keep();
+    if let Some(terminal) = handed {
+        terminal.keep();
+    }
     Ok(Restored {
         root_pid: plan.root().pid,
         processes: plan.tasks.len(),

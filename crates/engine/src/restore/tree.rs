@@ -59,6 +59,8 @@ pub struct Tree {
     helpers: HashMap<i32, (usize, Puppet)>,
     /// Everything to be killed on failure, in order of creation.
     pids: Vec<i32>,
+    /// What is stored of those that are not made yet.
+    maps: memory::Maps,
     pages_bytes: u64,
 }
 
@@ -73,8 +75,11 @@ impl Tree {
                 .filter_map(|task| task.body.as_ref())
         };
         let scratch = mappings::find_scratch(bodies().map(|body| &body.mm))?;
-        world.progress.begin("restore memory", None);
+        let living = world.plan.tasks.iter().filter(|task| task.body.is_some());
         let mut tree = Self::default();
+        tree.maps = memory::Maps::read(world.set, living.map(|task| task.pid))?;
+        let total_bytes = tree.maps.pages_bytes();
+        world.progress.begin("restore memory", Some(total_bytes));
         let root = tree.root(world.plan.root(), scratch)?;
         tree.furnish(world, 0, root)?;
         world.progress.end();
@@ -224,7 +229,9 @@ impl Tree {
             world.files,
             world.shmem,
         )?;
-        let contents = memory::Contents::read(world.set, task.pid, &body.mm, &inherited)?;
+        let map = self.maps.take(task.pid)?;
+        let contents = memory::Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
+        drop(map);
         contents.check_vdso(task.pid, &mem)?;
         self.pages_bytes += contents.fill(&mem, world.progress, world.cancel)?;
         mappings::close(&puppet, &body.mm)?;
