@@ -1,7 +1,11 @@
 //! Descriptors of every kind that is supported.
 
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::harness::cryopod::find;
 use crate::harness::scene::{survives, survives_or_is_refused};
-use crate::harness::{Program, Test};
+use crate::harness::{Context, Program, Scene, Test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -70,8 +74,46 @@ pub fn tests() -> Vec<Test> {
             // Inodes of processes are new with the processes.
             survives(c, Program::native("pidfds").ignoring(&["/fd "]))
         }),
+        Test::new("files::lost_names", |c| {
+            // A name that was made again is one without "(deleted)".
+            let program = Program::native("renamed").ignoring(&["/fd ", "/map "]);
+            survives(c, program.checkpointed_with(&["--link-remap"]))
+        }),
+        Test::new("files::lost_names_that_are_not_asked_for", |c| {
+            survives_or_is_refused(c, Program::native("renamed"))
+        }),
+        Test::new("files::file_that_changed", file_that_changed),
         Test::new("files::no_standard_streams", |c| {
             survives(c, Program::native("silent"))
         }),
     ]
+}
+
+/// A file that is not what it was is named, and opened only when that is asked for.
+fn file_that_changed(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let mut scene = Scene::start(
+        context,
+        Program::native("renamed").checkpointed_with(&["--link-remap"]),
+    )?;
+    scene.checkpoint_and_stop("target:changed")?;
+    // The size is what is compared; the program looks at the beginning only.
+    let file = scene.directory.join("also");
+    let mut content = std::fs::read(&file)?;
+    content.extend(b"more");
+    std::fs::write(&file, content)?;
+    scene
+        .cryopod
+        .fails("external", &["restore", "target:changed", "--detach"])?
+        .says("/back")?
+        .says("--force-files")?;
+    let report = scene
+        .cryopod
+        .json(&["restore", "target:changed", "--detach", "--force-files"])?;
+    ensure!(
+        find(&report, "root_pid").and_then(Value::as_i64) == Some(scene.root.into()),
+        "not the same root: {report}"
+    );
+    scene.note_pids();
+    scene.finish()
 }

@@ -214,6 +214,14 @@ pub(crate) struct Checkpoint {
     /// it as soon as the program ends, and the restored program cannot have it then
     #[arg(long)]
     pub(crate) file_locks: bool,
+    /// Make hard links, called link_remap.N, for open files whose name is gone while other names of them are left. They
+    /// stay there, because the checkpoint needs them. Without it, such files are refused
+    #[arg(long)]
+    pub(crate) link_remap: bool,
+    /// How large a deleted file that is still open may be; its contents are taken along. A number of bytes, or with K, M
+    /// or G behind it
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
+    pub(crate) ghost_limit: u64,
     /// Search DIR for files that are watched (inotify, fanotify) and whose path the kernel does not tell; may be given
     /// several times
     #[arg(long = "irmap-scan-path", value_name = "DIR")]
@@ -242,9 +250,27 @@ pub(crate) struct Restore {
     /// Write the pid of the first process to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,
+    /// Open files also when their size or mode is not what it was at the checkpoint, instead of refusing to restore
+    #[arg(long)]
+    pub(crate) force_files: bool,
     /// What becomes of standard streams that led outside of the tree
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Stdio::Auto, hide_possible_values = true)]
     pub(crate) stdio: Stdio,
+}
+
+/// `1048576`, `1024K`, `1M`, `1G`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let units = [('K', 10), ('M', 20), ('G', 30)];
+    let unit = units.iter().find_map(|(unit, shift)| {
+        Some((
+            text.strip_suffix([*unit, unit.to_ascii_lowercase()])?,
+            *shift,
+        ))
+    });
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let number: Option<u64> = digits.parse().ok();
+    let size = number.and_then(|number| number.checked_mul(1 << shift));
+    size.ok_or_else(|| "a size is a number, with K, M or G behind it or without".to_owned())
 }
 
 /// What becomes of standard streams.
@@ -285,6 +311,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("12"), Ok(12));
+        assert_eq!(parse_size("3k"), Ok(3 << 10));
+        assert_eq!(parse_size("5G"), Ok(5 << 30));
+        for bad in ["", "M", "1T", "-1", "99999999999G"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
     }
 
     /// The help for one command, or for all of it, as on a terminal of a hundred columns.

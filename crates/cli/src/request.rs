@@ -120,6 +120,8 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
         shell_job: typed.shell_job,
         replace: typed.replace,
         file_locks: typed.file_locks,
+        link_remap: typed.link_remap,
+        ghost_limit_bytes: Some(typed.ghost_limit),
         irmap_scan_paths: typed.irmap_scan_paths,
         force_irmap: typed.force_irmap,
         label,
@@ -142,6 +144,7 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
     };
     let options = RestoreOptions {
         stdio,
+        force_files: typed.force_files,
         ..RestoreOptions::default()
     };
     Ok(Restore {

@@ -25,6 +25,11 @@ pub struct CheckpointOptions {
     pub replace: bool,
     /// Take locks on open files along, instead of refusing a program that holds any.
     pub file_locks: bool,
+    /// Make hard links (`link_remap.N`) for open files whose name is gone while others of them are left, instead of
+    /// refusing them.
+    pub link_remap: bool,
+    /// The largest deleted file whose contents are taken along; `None` for the engine's own limit.
+    pub ghost_limit_bytes: Option<u64>,
     /// Directories to search for watched files (inotify, fanotify) whose path the kernel does not tell.
     pub irmap_scan_paths: Vec<PathBuf>,
     /// Search even where the kernel opens a watched file by its handle.
@@ -95,7 +100,7 @@ pub fn checkpoint(
     let set = SetWriter::create(&staging.images())?;
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let (held, frozen_time) = let_go(frozen, options.stop);
     set.write_one(
         Kind::StatsDump,
@@ -128,6 +133,9 @@ pub fn checkpoint(
     let stored = staging.publish(&described, &label, &name, replace);
     progress.end();
     let stored = stored?;
+    for link in dumped.links.keep() {
+        tracing::info!(path = %link.display(), "a link that the checkpoint needs was left");
+    }
     let reference = stored.reference().to_string();
     if let Some(frozen) = held {
         let killed = frozen.kill();
@@ -155,15 +163,20 @@ pub fn checkpoint(
 /// How cryopod's own checkpoints are dumped: a program may be part of the session of the shell that started it, and its
 /// standard streams may lead outside of the tree; a restore joins them to its own.
 fn dump_options(options: &CheckpointOptions) -> DumpOptions {
+    let default = DumpOptions::default();
     DumpOptions {
         file_locks: options.file_locks,
+        link_remap: options.link_remap,
         irmap_scan_paths: options.irmap_scan_paths.clone(),
         force_irmap: options.force_irmap,
         external_stdio: true,
         shell_job: true,
         outside_terminal: options.shell_job,
         external_unix_sockets: options.external_unix_sockets,
-        ..DumpOptions::default()
+        ghost_limit_bytes: options
+            .ghost_limit_bytes
+            .unwrap_or(default.ghost_limit_bytes),
+        ..default
     }
 }
 

@@ -36,6 +36,9 @@ pub struct DumpDirOptions {
     pub ghost_limit_bytes: Option<u64>,
     /// Take locks on open files along, instead of refusing a program that holds any.
     pub file_locks: bool,
+    /// Make hard links (`link_remap.N`) for open files whose name is gone while others of them are left, instead of
+    /// refusing them.
+    pub link_remap: bool,
     /// Directories to search for watched files (inotify, fanotify) whose path the kernel does not tell.
     pub irmap_scan_paths: Vec<PathBuf>,
     /// Search even where the kernel opens a watched file by its handle.
@@ -95,7 +98,7 @@ pub fn dump_dir(
     let set = SetWriter::create(images)?;
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     set.finish()?;
     // The scripts of a container runtime synchronise file systems here: the target must not have gone on yet.
     before_the_end()?;
@@ -103,6 +106,10 @@ pub fn dump_dir(
         return Err(Error::Interrupted);
     }
     let frozen_time = release(frozen, options.afterwards)?;
+    // A target that goes on is expected to change its files, so that nothing is left behind in its directories.
+    if options.afterwards != Afterwards::Run {
+        dumped.links.keep();
+    }
     write_stats(
         work,
         Kind::StatsDump,
@@ -130,6 +137,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
             .ghost_limit_bytes
             .unwrap_or(default.ghost_limit_bytes),
         file_locks: options.file_locks,
+        link_remap: options.link_remap,
         irmap_scan_paths: options.irmap_scan_paths.clone(),
         force_irmap: options.force_irmap,
         external_unix_sockets: options.external_unix_sockets,

@@ -26,6 +26,11 @@ pub struct RestoreOptions {
     pub foreground: bool,
     /// Leave every process stopped, as SIGSTOP does, instead of letting it go.
     pub leave_stopped: bool,
+    /// Open files also when their size or mode is not what it was at the checkpoint.
+    pub force_files: bool,
+    /// Remove the hard links that the checkpoint made for files that had lost their name. It cannot be restored again
+    /// then.
+    pub remove_links: bool,
 }
 
 /// What a restore brought back. Times are in microseconds, sizes in bytes.
@@ -131,6 +136,8 @@ fn revive(
         outside_terminal: !options.refuse_shell_job,
         foreground: options.foreground,
         leave_stopped: options.leave_stopped,
+        force_files: options.force_files,
+        remove_links: options.remove_links,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
     tracing::info!(

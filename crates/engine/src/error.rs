@@ -285,9 +285,10 @@ impl Error {
                 "close that terminal (`fuser /dev/pts/{index}` tells whose it is), or wait until it is closed; programs \
                  remember the names of their terminals, so another one will not do"
             )),
-            Self::FileChanged { .. } => {
-                Some("bring back the file as it was at the checkpoint".into())
-            }
+            Self::FileChanged { .. } => Some(
+                "bring back the file as it was at the checkpoint, or restore with --force-files"
+                    .into(),
+            ),
             _ if self.kind() == ErrorKind::Permission => {
                 Some("run as root; `cryopod doctor` lists what is missing".into())
             }

@@ -15,6 +15,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         shell_job: settings.shell_job,
         ghost_limit_bytes: settings.ghost_limit_bytes,
         file_locks: settings.file_locks,
+        link_remap: settings.link_remap,
         force_irmap: settings.force_irmap,
         irmap_scan_paths: settings.irmap_scan_paths.clone(),
         external_unix_sockets: settings.external_unix_sockets,

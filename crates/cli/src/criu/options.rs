@@ -30,6 +30,7 @@ pub(super) enum Setting {
     ShellJob,
     GhostLimit,
     FileLocks,
+    LinkRemap,
     ForceIrmap,
     IrmapScanPath,
     /// `--ext-unix-sk`.
@@ -195,7 +196,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     supported("force-irmap", ' ', Switch, S::ForceIrmap),
     supported("irmap-scan-path", ' ', Required, S::IrmapScanPath),
-    accepted("link-remap", ' ', Switch, PERMITS),
+    supported("link-remap", ' ', Switch, S::LinkRemap),
     accepted("evasive-devices", ' ', Switch, PERMITS),
     supported("file-locks", 'l', Switch, S::FileLocks),
     accepted("allow-uprobes", ' ', Switch, PERMITS),

@@ -39,6 +39,7 @@ pub(super) struct Settings {
     pub(super) shell_job: bool,
     pub(super) ghost_limit_bytes: Option<u64>,
     pub(super) file_locks: bool,
+    pub(super) link_remap: bool,
     pub(super) force_irmap: bool,
     pub(super) irmap_scan_paths: Vec<PathBuf>,
     /// `--ext-unix-sk`, of all sockets.
@@ -318,6 +319,7 @@ fn apply(
         Setting::ShellJob => settings.shell_job = on,
         Setting::GhostLimit => settings.ghost_limit_bytes = Some(parse_size(shown, given)?),
         Setting::FileLocks => settings.file_locks = on,
+        Setting::LinkRemap => settings.link_remap = on,
         Setting::ForceIrmap => settings.force_irmap = on,
         Setting::IrmapScanPath => settings.irmap_scan_paths.push(path()),
         Setting::ExternalUnixSockets => match text {

@@ -58,6 +58,8 @@ pub struct DumpOptions {
     pub jobs: Option<NonZeroUsize>,
     /// Locks on open files (flock, POSIX, OFD, leases) are checkpointed instead of being refused.
     pub file_locks: bool,
+    /// Files that lost the name they were opened by are linked anew beside it, instead of being refused.
+    pub link_remap: bool,
     /// Directories that are searched for watched files whose path the kernel does not tell.
     pub irmap_scan_paths: Vec<PathBuf>,
     /// They are searched even where the kernel opens a watched file by its handle.
@@ -74,6 +76,7 @@ impl Default for DumpOptions {
             external_unix_sockets: false,
             jobs: None,
             file_locks: false,
+            link_remap: false,
             irmap_scan_paths: Vec::new(),
             force_irmap: false,
         }
@@ -126,7 +129,9 @@ pub fn dump(
         memory,
         ..
     } = world;
-    shmem.extend(files.finish()?);
+    let (shared, links) = files.finish()?;
+    shmem.extend(shared);
+    report.links = links;
     seccomp.write(set)?;
     cgroups.write(set)?;
     let contents = memory::Contents {

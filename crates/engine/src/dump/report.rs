@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use cryopod_image::criu::{DumpStatsEntry, StatsEntry};
 
+use super::files::links::TemporaryLinks;
+
 /// One process of a dumped tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessSummary {
@@ -26,7 +28,7 @@ pub struct ProcessSummary {
 }
 
 /// Figures of a dump.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct DumpReport {
     /// Every process, parents before children.
     pub processes: Vec<ProcessSummary>,
@@ -44,6 +46,8 @@ pub struct DumpReport {
     pub shmem_pages_written: u64,
     /// How long memory took.
     pub memory_time: Duration,
+    /// Hard links that were made for the restore. They go with the report unless they are kept.
+    pub links: TemporaryLinks,
 }
 
 impl DumpReport {

@@ -64,6 +64,10 @@ pub struct RestoreOptions {
     pub foreground: bool,
     /// Leave every process stopped (SIGSTOP) instead of running.
     pub leave_stopped: bool,
+    /// Open files also when their size or mode is not what it was.
+    pub force_files: bool,
+    /// Remove the hard links that the dump made (`link_remap.N`) once the tree runs: it cannot be restored again then.
+    pub remove_links: bool,
 }
 
 /// A restored tree, running. Its root is a child of this process.
@@ -119,6 +123,7 @@ pub fn restore(
     let pages_bytes = tree.pages_bytes() + shmem.pages_bytes();
     drop(shmem);
     let names = files.take_names();
+    let links = files.temporary_links();
     files.watch()?;
     if cancel.is_requested() {
         return Err(crate::Error::Cancelled);
@@ -128,6 +133,13 @@ pub fn restore(
     names.keep();
     if let Some(terminal) = handed {
         terminal.keep();
+    }
+    if options.remove_links {
+        for link in links {
+            if let Err(error) = std::fs::remove_file(&link) {
+                tracing::warn!(path = %link.display(), %error, "could not remove a link that the dump made");
+            }
+        }
     }
     Ok(Restored {
         root_pid: plan.root().pid,

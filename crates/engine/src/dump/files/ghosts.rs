@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 
 use cryopod_image::criu::{
     GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType, Timeval,
@@ -54,6 +55,16 @@ impl<'a> Ghosts<'a> {
         Ok(())
     }
 
+    /// Notes that the file entry `id` is opened by way of the entry `link`, which names a hard link to it.
+    pub fn link(&mut self, id: u32, link: u32) -> Result<()> {
+        let remap = RemapFilePathEntry {
+            orig_id: id,
+            remap_id: link,
+            remap_type: Some(RemapType::Linked.into()),
+        };
+        Ok(self.remaps.writer()?.push(&remap)?)
+    }
+
     /// Completes remap-fpath.img.
     pub fn finish(self) -> Result<()> {
         self.remaps.finish()
@@ -87,7 +98,12 @@ impl<'a> Ghosts<'a> {
         if is_file {
             // Opened anew: the position of the target's own description must not move, and it may be write-only.
             let path = seen.proc_path();
-            let mut file = File::open(&path).map_err(|source| Error::Path {
+            // Without waiting: somebody may have a lease on it.
+            let options = File::options()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .clone();
+            let mut file = options.open(&path).map_err(|source| Error::Path {
                 operation: "open",
                 path,
                 source,

@@ -9,7 +9,7 @@
 //! - `in_flight`: descriptors in queues of sockets, which no table has
 //! - `streams`: standard streams that lead outside the tree
 //! - `owners`: who gets SIGIO
-//! - `paths`, `ghosts`: files that are opened by path, and those that were deleted
+//! - `paths`, `ghosts`, `links`: files that are opened by path, those that were deleted, and those that lost a name
 //! - `locks`: advisory locks and leases
 //! - `terminals`: which terminals belong to the tree
 //! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `io_urings`, `ttys`: one room per kind
@@ -28,6 +28,7 @@ mod in_flight;
 pub(crate) mod io_urings;
 pub(crate) mod kind;
 mod lazy;
+pub(crate) mod links;
 mod locks;
 mod memfds;
 pub(crate) mod namespaces;
@@ -63,6 +64,7 @@ use self::identity::Identities;
 use self::in_flight::InFlight;
 use self::io_urings::IoUrings;
 use self::kind::{Kind, classify};
+use self::links::{Links, TemporaryLinks};
 use self::locks::Locks;
 use self::memfds::Memfds;
 use self::paths::Name;
@@ -126,6 +128,7 @@ pub struct Files<'a> {
     epolls: Epolls,
     io_urings: IoUrings,
     locks: Locks<'a>,
+    links: Links,
     ttys: Ttys<'a>,
     sockets: Sockets<'a>,
     in_flight: InFlight,
@@ -147,6 +150,7 @@ impl<'a> Files<'a> {
             epolls: Epolls::default(),
             io_urings: IoUrings::default(),
             locks: Locks::new(set),
+            links: Links::default(),
             ttys: Ttys::new(set),
             sockets: Sockets::new(set),
             in_flight: InFlight::default(),
@@ -216,8 +220,9 @@ impl<'a> Files<'a> {
             .map_err(|what| refuse(&seen, what))
     }
 
-    /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory.
-    pub fn finish(mut self) -> Result<Vec<SharedFile>> {
+    /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory, and links
+    /// that were made.
+    pub fn finish(mut self) -> Result<(Vec<SharedFile>, TemporaryLinks)> {
         let fresh = || self.identities.fresh();
         for entry in self.sockets.finish(&self.outlook.sockets, fresh)? {
             self.entries.push(&entry)?;
@@ -231,7 +236,7 @@ impl<'a> Files<'a> {
         self.fifos.finish()?;
         self.locks.finish()?;
         self.ttys.finish()?;
-        self.memfds.finish()
+        Ok((self.memfds.finish()?, self.links.finish()))
     }
 
     fn descriptor(
@@ -351,12 +356,28 @@ impl<'a> Files<'a> {
 
     /// The entry of a file with a path, and its contents where it is deleted.
     fn named(&mut self, id: u32, seen: &Seen, flags: u32, owner: FownEntry) -> Result<FileEntry> {
-        let name = paths::check(seen, self.outlook.options.ghost_limit_bytes)
-            .map_err(|what| refuse(seen, what))?;
-        if let Name::Deleted(_) = name {
-            self.ghosts.add(id, seen)?;
+        let name = self.outlook.name(seen).map_err(|what| refuse(seen, what))?;
+        match &name {
+            Name::There(_) => {}
+            Name::Deleted(_) => self.ghosts.add(id, seen)?,
+            Name::Linked(path) => self.link(id, seen, path)?,
         }
         Ok(paths::entry(id, seen, flags, owner, name.path()))
+    }
+
+    /// Notes that the file entry `id` is to be opened by a link made for it.
+    fn link(&mut self, id: u32, seen: &Seen, path: &[u8]) -> Result<()> {
+        if let Some(link) = self.links.known(seen) {
+            return self.ghosts.link(id, link);
+        }
+        let link = self.identities.fresh();
+        match self.links.make(seen, path, link)? {
+            Some(entry) => {
+                self.entries.push(&entry)?;
+                self.ghosts.link(id, link)
+            }
+            None => self.ghosts.add(id, seen),
+        }
     }
 }
 

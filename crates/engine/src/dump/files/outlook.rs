@@ -2,6 +2,7 @@
 
 use super::handles::{Inode, kernel_device};
 use super::kind::Kind;
+use super::paths::Name;
 use super::seen::{Seen, is_gone};
 use super::sockets::{self, View};
 use super::streams::Streams;
@@ -54,6 +55,20 @@ impl Outlook {
         }
     }
 
+    /// How a file with a path can be found again, or why it cannot, in words.
+    pub fn name(&self, seen: &Seen) -> std::result::Result<Name, String> {
+        let name = paths::check(seen, self.options.ghost_limit_bytes)?;
+        match name {
+            Name::Linked(_) if !self.options.link_remap => Err(format!(
+                "file {}: this name is gone, {} other(s) are left: the file is given another name for the restore only \
+                 when that is asked for (--link-remap)",
+                seen.shown(),
+                seen.stat.st_nlink
+            )),
+            name => Ok(name),
+        }
+    }
+
     /// Whether some process of the tree has a file open, or has it as working directory, root or program.
     pub fn has_open(&self, inode: Inode) -> bool {
         let is_it = |pid: i32, place: String| {
@@ -78,7 +93,7 @@ impl Outlook {
             return None;
         }
         match kind {
-            Kind::Path | Kind::Fifo => paths::check(seen, self.options.ghost_limit_bytes).err(),
+            Kind::Path | Kind::Fifo => self.name(seen).err(),
             Kind::Timerfd => {
                 timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
             }

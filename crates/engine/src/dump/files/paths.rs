@@ -13,12 +13,14 @@ pub enum Name {
     There(Vec<u8>),
     /// It has no name any more; this was its last one. Its contents must be taken along.
     Deleted(Vec<u8>),
+    /// This name is gone, but others are left. It must be given one for the restore.
+    Linked(Vec<u8>),
 }
 
 impl Name {
     /// The path, present or past.
     pub fn path(&self) -> &[u8] {
-        let (Self::There(path) | Self::Deleted(path)) = self;
+        let (Self::There(path) | Self::Deleted(path) | Self::Linked(path)) = self;
         path
     }
 }
@@ -55,14 +57,28 @@ pub fn check(seen: &Seen, ghost_limit_bytes: u64) -> std::result::Result<Name, S
             Ok(Name::There(seen.link.clone()))
         }
         Ok(_) => Err(format!("file {shown}: another file has taken its path")),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(format!(
-            "file {shown}: deleted, but {} other name(s) of it are left",
-            seen.stat.st_nlink
-        )),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
+            check_renamed(seen, ghost_limit_bytes)
+        }
         Err(errno) => Err(format!(
             "file {shown}: its path cannot be looked at: {errno}"
         )),
     }
+}
+
+/// A file whose name is gone while its inode counts some.
+fn check_renamed(seen: &Seen, ghost_limit_bytes: u64) -> std::result::Result<Name, String> {
+    let name = seen.undeleted_name();
+    // Some file systems count a name for directories that have none.
+    if seen.file_type() == FileType::Directory {
+        return check_deleted(seen, ghost_limit_bytes);
+    }
+    // The same file under the same name once more.
+    let again = rustix::fs::statat(rustix::fs::CWD, name, AtFlags::SYMLINK_NOFOLLOW);
+    if again.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == seen.inode()) {
+        return Ok(Name::There(name.to_vec()));
+    }
+    Ok(Name::Linked(name.to_vec()))
 }
 
 /// Files of a process in /proc come and go with it.
@@ -144,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_to_the_file_are_kept_and_others_refused() {
+    fn names_that_lead_to_the_file_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("one");
         fs::write(&path, "contents").unwrap();
@@ -154,7 +170,10 @@ mod tests {
 
         fs::hard_link(&path, dir.path().join("two")).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(check(&seen(&file), 0).unwrap_err().contains("other name"));
+        assert_eq!(check(&seen(&file), 0), Ok(Name::Linked(bytes.clone())));
+        fs::hard_link(dir.path().join("two"), &path).unwrap();
+        assert_eq!(check(&seen(&file), 0), Ok(Name::There(bytes.clone())));
+        fs::remove_file(&path).unwrap();
 
         fs::remove_file(dir.path().join("two")).unwrap();
         assert!(check(&seen(&file), 0).unwrap_err().contains("more than"));
@@ -162,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_replaced_by_another_is_refused() {
+    fn a_file_replaced_by_another_has_lost_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("one");
         fs::write(&path, "old").unwrap();
@@ -171,7 +190,7 @@ mod tests {
         fs::write(dir.path().join("new"), "new").unwrap();
         fs::rename(dir.path().join("new"), &path).unwrap();
         // The kernel calls it deleted, and a file of that name does not exist.
-        assert!(check(&seen(&file), 0).unwrap_err().contains("other name"));
+        assert!(matches!(check(&seen(&file), 0), Ok(Name::Linked(_))));
     }
 
     #[test]

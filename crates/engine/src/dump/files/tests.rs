@@ -79,7 +79,7 @@ impl Subject {
         let cwd = files.path(self.pid(), "cwd", 0).unwrap();
         assert_eq!(files.path(self.pid(), "cwd", 0).unwrap(), cwd);
         assert_ne!(files.path(self.pid(), "exe", 0).unwrap(), cwd);
-        let shared = files.finish().unwrap();
+        let (shared, _links) = files.finish().unwrap();
         assert_eq!(shared.len(), 1);
         assert_eq!(shared[0].size_bytes, 10_000);
         set.finish().unwrap();

@@ -3,17 +3,22 @@
 //! The kernel shows the last name of a deleted file (/proc/PID/fd), so each description is opened through a hard link
 //! with that name. Directories that are gone as well are made for the time being.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use cryopod_image::criu::{GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType};
+use cryopod_image::criu::{
+    FileEntry, GhostChunkEntry, GhostFileEntry, RemapFilePathEntry, RemapType,
+};
 use cryopod_image::{Kind as Image, SetReader};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::paths::failed;
+use crate::dump::files::links::PREFIX;
 use crate::error::{Error, Result};
 
 /// What stands in for a file that has no name any more.
@@ -73,6 +78,27 @@ pub fn inodes(set: &SetReader, remaps: &HashMap<u32, Remap>) -> Result<HashMap<(
         }
     }
     Ok(inodes)
+}
+
+/// The hard links that a dump made for the restore.
+pub fn temporary_links(
+    entries: &BTreeMap<u32, FileEntry>,
+    remaps: &HashMap<u32, Remap>,
+) -> BTreeSet<PathBuf> {
+    let linked = remaps.values().filter_map(|remap| match remap {
+        Remap::Linked(id) => entries.get(id)?.reg.as_deref(),
+        Remap::Ghost(_) => None,
+    });
+    // Only what is called so: an image could name anything.
+    let is_temporary = |path: &&Path| {
+        let name = path.file_name().map(OsStr::as_bytes);
+        name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
+    };
+    linked
+        .map(super::paths::path_of)
+        .filter(is_temporary)
+        .map(Path::to_owned)
+        .collect()
 }
 
 /// Names made for the time being; they are removed when this is dropped.

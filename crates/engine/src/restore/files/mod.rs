@@ -43,6 +43,7 @@ mod ttys;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use cryopod_image::criu::{FdTypes, FdinfoEntry, FileEntry, PidfdEntry, RegFileEntry};
 use cryopod_image::{Kind as Image, SetReader};
@@ -170,7 +171,7 @@ impl Files {
         self.open_ttys(options)?;
         // Names made for deleted files go when this does.
         let mut ghosts = Ghosts::default();
-        self.open_fifos(set, &mut ghosts)?;
+        self.open_fifos(set, options, &mut ghosts)?;
         // Deleted directories first, outer ones before inner ones: deleted files may have been in them.
         let mut ids: Vec<u32> = self.entries.keys().copied().collect();
         ids.sort_by_key(|id| {
@@ -226,6 +227,11 @@ impl Files {
     /// The number that every task has the description of a file entry under.
     pub fn descriptor(&self, id: u32) -> Result<RawFd> {
         Ok(self.borrow(id)?.as_raw_fd())
+    }
+
+    /// The hard links that the dump made, and that nobody needs when the tree runs.
+    pub fn temporary_links(&self) -> BTreeSet<PathBuf> {
+        ghosts::temporary_links(&self.entries, &self.remaps)
     }
 
     /// The description of a file entry.
@@ -422,7 +428,12 @@ impl Files {
         self.ttys.controls()
     }
 
-    fn open_fifos(&mut self, set: &SetReader, ghosts: &mut Ghosts) -> Result<()> {
+    fn open_fifos(
+        &mut self,
+        set: &SetReader,
+        options: &RestoreOptions,
+        ghosts: &mut Ghosts,
+    ) -> Result<()> {
         let mut fifos = Vec::new();
         for entry in self
             .entries
@@ -437,11 +448,12 @@ impl Files {
             let reg = reg.ok_or_else(|| corrupt(entry.id, "a fifo without a path"))?;
             fifos.push(fifos::Fifo { entry, reg });
         }
-        let (opened, base) = (&mut self.opened, self.base);
+        let (opened, base, force) = (&mut self.opened, self.base, options.force_files);
         let named = Named {
             set,
             entries: &self.entries,
             remaps: &self.remaps,
+            force,
         };
         let open = |reg: &RegFileEntry, flags| named.open(ghosts, reg, flags);
         fifos::open(set, &fifos, open, |id, file| keep(opened, base, id, file))
@@ -542,6 +554,7 @@ impl Files {
             set,
             entries: &self.entries,
             remaps: &self.remaps,
+            force: options.force_files,
         };
         let file = named.open(ghosts, reg, reg.flags)?;
         paths::seek(file.as_fd(), paths::path_of(reg), reg.flags, reg.pos)?;

@@ -19,13 +19,15 @@ pub struct Named<'a> {
     pub entries: &'a BTreeMap<u32, FileEntry>,
     /// Which of them need a stand-in.
     pub remaps: &'a HashMap<u32, Remap>,
+    /// Open a file also when it is not what it was.
+    pub force: bool,
 }
 
 impl Named<'_> {
     /// Opens it with `flags`.
     pub fn open(&self, ghosts: &mut Ghosts, reg: &RegFileEntry, flags: u32) -> Result<OwnedFd> {
         let path = paths::path_of(reg);
-        let open = |path: &Path| paths::open(reg, path, flags);
+        let open = |path: &Path| paths::open(reg, path, flags, self.force);
         match self.remaps.get(&reg.id) {
             None => open(path),
             Some(&Remap::Ghost(id)) => ghosts.open(self.set, id, path, open),

@@ -45,8 +45,8 @@ pub fn open_flags(flags: u32) -> OFlags {
 ///
 /// # Errors
 ///
-/// [`Error::FileChanged`] when it is another kind of file, or its mode or size differ.
-pub fn open(reg: &RegFileEntry, path: &Path, flags: u32) -> Result<OwnedFd> {
+/// [`Error::FileChanged`] when it is another kind of file, or its mode or size differ; the latter not with `force`.
+pub fn open(reg: &RegFileEntry, path: &Path, flags: u32, force: bool) -> Result<OwnedFd> {
     let flags = open_flags(flags);
     // Looked at before it is opened: to open what is a fifo or a device by now may wait or do things.
     let follow = if flags.contains(OFlags::NOFOLLOW) {
@@ -59,8 +59,13 @@ pub fn open(reg: &RegFileEntry, path: &Path, flags: u32) -> Result<OwnedFd> {
     check_type(reg, path, before.st_mode)?;
     let file = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| failed("open", path, errno))?;
-    check(reg, path, file.as_fd())?;
-    Ok(file)
+    match check(reg, path, file.as_fd()) {
+        Err(Error::FileChanged { path, difference }) if force => {
+            tracing::warn!(path = %path.display(), difference, "a file is not what it was");
+            Ok(file)
+        }
+        checked => checked.map(|()| file),
+    }
 }
 
 /// Opens the file behind a descriptor once more, with other flags.
@@ -146,9 +151,11 @@ mod tests {
         let path = dir.path().join("one");
         std::fs::write(&path, "12345").unwrap();
         let mode = rustix::fs::stat(&path).unwrap().st_mode;
-        assert!(open(&reg(5, mode), &path, 0).is_ok());
+        assert!(open(&reg(5, mode), &path, 0, false).is_ok());
+        assert!(open(&reg(4, mode), &path, 0, true).is_ok());
+        assert!(open(&reg(5, 0o040_755), &path, 0, true).is_err());
         for wrong in [reg(4, mode), reg(5, mode ^ 0o100), reg(5, 0o040_755)] {
-            let error = open(&wrong, &path, 0).unwrap_err();
+            let error = open(&wrong, &path, 0, false).unwrap_err();
             assert!(matches!(error, Error::FileChanged { .. }), "{error}");
         }
     }
@@ -160,7 +167,7 @@ mod tests {
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
         for entry in [reg(0, 0o100_600), RegFileEntry::default()] {
             assert!(matches!(
-                open(&entry, &path, 0),
+                open(&entry, &path, 0, true),
                 Err(Error::FileChanged { .. })
             ));
         }

@@ -274,7 +274,7 @@ impl Ttys {
             );
             return Err(Error::NotRestorable { what });
         }
-        let file = paths::open(reg, paths::path_of(reg), tty.entry.flags)?;
+        let file = paths::open(reg, paths::path_of(reg), tty.entry.flags, false)?;
         settings(file.as_fd(), info)?;
         lock_settings(file.as_fd(), info)?;
         if info.exclusive {
