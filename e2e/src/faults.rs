@@ -179,6 +179,13 @@ fn killed_while_it_takes_a_checkpoint(context: &Context) -> Result<()> {
     for reference in &stored {
         scene.cryopod.json(&["inspect", reference])?;
     }
+    // A checkpoint that is left alone has collected what others left behind.
+    scene.checkpoint("target:alone")?;
+    let copies = processes::tree(scene.root)
+        .into_iter()
+        .filter(|pid| processes::is_ended_copy(*pid))
+        .count();
+    ensure!(copies == 0, "{copies} ended copies are left");
     scene.checkpoint_and_stop("target:last")?;
     scene.restore("target:last")?;
     unharmed(&scene, &before, true)?;

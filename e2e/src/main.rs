@@ -26,6 +26,7 @@ mod attributes;
 mod faults;
 mod files;
 mod harness;
+mod live;
 mod memory;
 mod peers;
 mod programs;
@@ -69,6 +70,7 @@ fn tests() -> Vec<Test> {
     let mut tests = Vec::new();
     tests.extend(trees::tests());
     tests.extend(threads::tests());
+    tests.extend(live::tests());
     tests.extend(signals::tests());
     tests.extend(timers::tests());
     tests.extend(attributes::tests());

@@ -49,7 +49,9 @@ fn shell_pipeline(context: &Context) -> Result<()> {
     );
     let mut scene = Scene::start(
         context,
-        Program::shell(&script).ignoring(&["/fd ", "/map "]),
+        Program::shell(&script)
+            .ignoring(&["/fd ", "/map "])
+            .that_writes(),
     )?;
     if !context.without_checkpoint {
         for round in 0..5 {

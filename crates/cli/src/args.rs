@@ -1,6 +1,7 @@
 //! What was typed: the command line as clap sees it, and the texts that explain it.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -234,6 +235,20 @@ pub(crate) struct Checkpoint {
     /// connects them to that address again
     #[arg(long)]
     pub(crate) ext_unix_sk: bool,
+    /// How long the program stands still: `live` copies its processes copy-on-write and lets it go on while the copies
+    /// are read, which takes milliseconds and, for each page written to meanwhile, another page; `stop` holds it until
+    /// all is read; `auto` is live where memory and pids allow
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        conflicts_with = "stop"
+    )]
+    pub(crate) freeze: FreezeMode,
+    /// Threads that read and write memory [default: as many as processors]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -274,6 +289,18 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// What becomes of standard streams.
+/// How long a program stands still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FreezeMode {
+    /// Live where there is room for copies, otherwise stop
+    #[default]
+    Auto,
+    /// Until its processes are copied
+    Live,
+    /// Until all its memory is read
+    Stop,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Stdio {
     #[default]

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use cryopod::{CheckpointOptions, Label, Ref, RestoreOptions, Target};
+use cryopod::{CheckpointOptions, Freeze, Label, Ref, RestoreOptions, Target};
 
-use crate::args::{self, Command};
+use crate::args::{self, Command, FreezeMode};
 use crate::failure::Failure;
 
 /// What is to be done.
@@ -124,6 +124,12 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
         ghost_limit_bytes: Some(typed.ghost_limit),
         irmap_scan_paths: typed.irmap_scan_paths,
         force_irmap: typed.force_irmap,
+        freeze: match typed.freeze {
+            FreezeMode::Auto => Freeze::Auto,
+            FreezeMode::Live => Freeze::Live,
+            FreezeMode::Stop => Freeze::Stop,
+        },
+        jobs: typed.jobs,
         label,
         name,
         external_unix_sockets: typed.ext_unix_sk,

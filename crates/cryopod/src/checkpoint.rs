@@ -1,9 +1,10 @@
 //! The workflow of a checkpoint: target -> survey -> freeze -> dump -> image set -> store.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, DumpOptions, Frozen, Progress};
+use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress};
 use cryopod_image::{Kind, SetWriter};
 use cryopod_store::{CheckpointMeta, Label, Name, Ref, Replace, Store};
 use jiff::Timestamp;
@@ -41,6 +42,11 @@ pub struct CheckpointOptions {
     /// Sockets may be connected to unix sockets of datagrams outside the tree that have an address (a log daemon's):
     /// a restore connects them to it again.
     pub external_unix_sockets: bool,
+    /// How long the target is to stand still. One that is ended afterwards does so until all its memory is read: what
+    /// it did meanwhile would be lost.
+    pub freeze: Freeze,
+    /// Threads that read and write memory; as many as there are processors when left out.
+    pub jobs: Option<NonZeroUsize>,
 }
 
 /// What a checkpoint became. Times are in microseconds, sizes in bytes.
@@ -62,10 +68,13 @@ pub struct CheckpointReport {
     pub pages_bytes: u64,
     /// The size of all image files.
     pub size_bytes: u64,
-    /// How long the target stood still (with `stop`: until all of it was read).
+    /// How long the target stood still, from the first interrupt to the last resume (with `stop`: until all of it was
+    /// read).
     pub frozen_time_us: u64,
     /// How long everything took.
     pub total_time_us: u64,
+    /// Whether its memory was read from copies while the target went on.
+    pub live: bool,
     /// Whether the target was ended.
     pub stopped: bool,
 }
@@ -102,6 +111,14 @@ pub fn checkpoint(
     let freezing_time = frozen.since().elapsed();
     let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let (held, frozen_time) = let_go(frozen, options.stop);
+    let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let held = Held::let_go(frozen, options.stop || snapshot.needs_tree());
+    let mut dumped = snapshot.write_memory(progress, cancel)?;
+    if let Some(choice) = dumped.freeze.as_mut().filter(|_| options.stop) {
+        choice.reason = "it is ended afterwards, there is nothing to keep running".to_owned();
+    }
+    let held = held.let_go_now(options.stop);
+    let frozen_time = held.frozen_time();
     set.write_one(
         Kind::StatsDump,
         None,
@@ -137,7 +154,7 @@ pub fn checkpoint(
         tracing::info!(path = %link.display(), "a link that the checkpoint needs was left");
     }
     let reference = stored.reference().to_string();
-    if let Some(frozen) = held {
+    if let Held::ToEnd(frozen, _) = held {
         let killed = frozen.kill();
         killed.map_err(|source| Error::StoredNotStopped {
             reference: reference.clone(),
@@ -156,6 +173,7 @@ pub fn checkpoint(
         size_bytes: described.size_bytes,
         frozen_time_us: micros(frozen_time),
         total_time_us: micros(started.elapsed()),
+        live: dumped.freeze.is_some_and(|choice| choice.live),
         stopped: options.stop,
     })
 }
@@ -169,6 +187,12 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         link_remap: options.link_remap,
         irmap_scan_paths: options.irmap_scan_paths.clone(),
         force_irmap: options.force_irmap,
+        freeze: if options.stop {
+            Freeze::Stop
+        } else {
+            options.freeze
+        },
+        jobs: options.jobs,
         external_stdio: true,
         shell_job: true,
         outside_terminal: options.shell_job,
@@ -207,14 +231,44 @@ fn choose_name(
     Ok((label, name))
 }
 
-/// Lets the target go on, unless it is to be ended once its checkpoint is stored: then nothing that it did from here on
-/// may get lost. Returns how long it stood still.
-fn let_go(frozen: Frozen, stop: bool) -> (Option<Frozen>, Duration) {
-    if stop {
-        let frozen_time = frozen.since().elapsed();
-        (Some(frozen), frozen_time)
-    } else {
-        (None, frozen.thaw())
+/// The tree on its way from standing still to whatever becomes of it.
+enum Held {
+    /// It stands still.
+    Still(Frozen),
+    /// It is to be ended once its checkpoint is stored: nothing that it did from here on may get lost. It stood still
+    /// for this long until everything was read.
+    ToEnd(Frozen, Duration),
+    /// It goes on, and stood still for this long.
+    Gone(Duration),
+}
+
+impl Held {
+    /// Lets the tree go on, unless it must stay.
+    fn let_go(frozen: Frozen, stay: bool) -> Self {
+        if stay {
+            Self::Still(frozen)
+        } else {
+            Self::Gone(frozen.thaw())
+        }
+    }
+
+    /// Lets the tree go on if it did not yet, unless it is to be ended.
+    fn let_go_now(self, stop: bool) -> Self {
+        match self {
+            Self::Still(frozen) if stop => {
+                let frozen_time = frozen.since().elapsed();
+                Self::ToEnd(frozen, frozen_time)
+            }
+            Self::Still(frozen) => Self::Gone(frozen.thaw()),
+            other => other,
+        }
+    }
+
+    fn frozen_time(&self) -> Duration {
+        match self {
+            Self::Still(frozen) => frozen.since().elapsed(),
+            Self::ToEnd(_, time) | Self::Gone(time) => *time,
+        }
     }
 }
 

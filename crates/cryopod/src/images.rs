@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, DumpOptions, Frozen, Progress};
+use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress};
 use cryopod_image::criu::{RestoreStatsEntry, StatsEntry};
 use cryopod_image::{Kind, SetWriter};
 use serde::Serialize;
@@ -99,6 +99,8 @@ pub fn dump_dir(
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
     let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let dumped = snapshot.write_memory(progress, cancel)?;
     set.finish()?;
     // The scripts of a container runtime synchronise file systems here: the target must not have gone on yet.
     before_the_end()?;
@@ -141,6 +143,8 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         irmap_scan_paths: options.irmap_scan_paths.clone(),
         force_irmap: options.force_irmap,
         external_unix_sockets: options.external_unix_sockets,
+        // criu's scripts and options expect a target that stands still until everything is written.
+        freeze: Freeze::Stop,
         ..default
     }
 }

@@ -1,7 +1,7 @@
 //! The description of a checkpoint, `checkpoint.json`, made from what the engine reports.
 
-use cryopod_engine::DumpReport;
-use cryopod_store::{CheckpointMeta, EngineInfo, FileDigest, ProcessSummary};
+use cryopod_engine::{DumpReport, FreezeChoice};
+use cryopod_store::{CheckpointMeta, EngineInfo, FileDigest, FreezeInfo, ProcessSummary};
 use serde_json::Map;
 
 /// What cryopod's own engine is called in descriptions.
@@ -22,11 +22,20 @@ pub(crate) fn describe(
     dumped: &DumpReport,
     files: Vec<cryopod_image::FileDigest>,
 ) {
+    meta.freeze = dumped.freeze.as_ref().map(freeze);
     meta.processes = dumped.processes.iter().map(process).collect();
     meta.stats.memory_bytes = dumped.memory_bytes;
     meta.stats.pages_bytes = dumped.pages_bytes;
     meta.size_bytes = files.iter().map(|file| file.size_bytes).sum();
     meta.files = files.iter().map(to_store).collect();
+}
+
+fn freeze(choice: &FreezeChoice) -> FreezeInfo {
+    FreezeInfo {
+        mode: if choice.live { "live" } else { "stop" }.to_owned(),
+        reason: choice.reason.clone(),
+        other: Map::new(),
+    }
 }
 
 fn process(found: &cryopod_engine::ProcessSummary) -> ProcessSummary {

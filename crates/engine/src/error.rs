@@ -220,6 +220,12 @@ pub enum Error {
     /// Reading or writing an image failed.
     #[error(transparent)]
     Image(#[from] cryopod_image::Error),
+    /// A live dump was asked for, and the kernel does not make copies of the tree's processes.
+    #[error("cannot copy a process of the tree, so it would have to stand still for longer")]
+    NoCopy {
+        /// The kernel's answer to clone(2).
+        source: Errno,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -261,7 +267,7 @@ impl Error {
                 cryopod_image::ErrorKind::Internal => ErrorKind::Internal,
                 _ => ErrorKind::External,
             },
-            Self::Cancelled => ErrorKind::External,
+            Self::NoCopy { .. } | Self::Cancelled => ErrorKind::External,
         }
     }
 
@@ -287,6 +293,11 @@ impl Error {
             )),
             Self::FileChanged { .. } => Some(
                 "bring back the file as it was at the checkpoint, or restore with --force-files"
+            Self::FileChanged { .. } => {
+                Some("bring back the file as it was at the checkpoint".into())
+            }
+            Self::NoCopy { .. } => Some(
+                "ask for `--freeze auto` or `--freeze stop`, or give it more pids and memory"
                     .into(),
             ),
             _ if self.kind() == ErrorKind::Permission => {

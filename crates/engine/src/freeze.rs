@@ -14,6 +14,7 @@ use cryopod_sys::{Errno, process};
 use crate::error::{Context, Error, Result, Unsupported};
 use crate::proc::{self, stat};
 use crate::progress::Cancel;
+use crate::remote::COPY_EXIT_CODE;
 
 /// How long a task may take to stop before that is an error.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -31,7 +32,12 @@ pub struct FrozenProcess {
     pub zombie: bool,
     /// The signal that stopped it, where job control did.
     pub stop_signal: Option<i32>,
+    /// Ended copies of it that a cryopod which was killed left behind; nobody else collects them.
+    pub leftovers: Vec<i32>,
 }
+
+/// What copies of a process that cryopod makes are called (see [`crate::dump`], live dumps).
+pub const COPY_NAME: &str = "cryopod-copy";
 
 /// How far a seized thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +143,22 @@ impl Frozen {
         Ok(elapsed)
     }
 
+    /// Holds one thread of a process for a moment; nothing else of it.
+    pub fn hold_one(pid: i32) -> Result<Self> {
+        let mut held = Self {
+            root: pid,
+            processes: Vec::new(),
+            seized: BTreeMap::new(),
+            since: Instant::now(),
+        };
+        held.seize(pid, pid)?;
+        held.await_stops(Duration::from_millis(500), &Cancel::default())?;
+        match held.seized.get(&pid) {
+            Some(Hold::Still | Hold::JobStopped(_)) => Ok(held),
+            _ => Err(Error::NoProcess { pid }),
+        }
+    }
+
     /// One pass: stops whatever is not stopped yet and gives what it saw.
     fn pass(&mut self, patience: Duration, cancel: &Cancel) -> Result<Vec<FrozenProcess>> {
         let mut found = Vec::new();
@@ -145,17 +167,23 @@ impl Frozen {
             if cancel.is_requested() {
                 return Err(Error::Cancelled);
             }
-            match self.stop_process(pid) {
-                Ok(one) => found.push(one),
+            let mut one = match self.stop_process(pid) {
+                Ok(one) => one,
                 // Whoever was not the root and is gone was reaped; the next pass tells who its children belong to.
                 Err(Error::NoProcess { .. }) if pid != self.root => continue,
                 Err(error) => return Err(error),
-            }
+            };
             match proc::children(pid) {
-                Ok(children) => queue.extend(children),
+                Ok(children) => {
+                    let (copies, children): (Vec<i32>, Vec<i32>) =
+                        children.into_iter().partition(|&child| is_leftover(child));
+                    one.leftovers = copies;
+                    queue.extend(children);
+                }
                 Err(Error::NoProcess { .. }) if pid != self.root => {}
                 Err(error) => return Err(error),
             }
+            found.push(one);
         }
         self.await_stops(patience, cancel)?;
         Ok(found)
@@ -195,6 +223,7 @@ impl Frozen {
                     threads,
                     zombie,
                     stop_signal,
+                    leftovers: Vec::new(),
                 });
             }
             for tid in new {
@@ -302,6 +331,17 @@ fn await_stop(tid: i32, deadline: Instant, cancel: &Cancel) -> Result<Option<Hol
             Err(errno) => return Err(errno).task("wait for it", tid),
         }
     }
+}
+
+/// Whether a process is a copy that lost its maker: it has ended, has the name, and is of the kind that gives no signal.
+fn is_leftover(pid: i32) -> bool {
+    let Ok(stat) = stat::read(pid) else {
+        return false;
+    };
+    let name = proc::read_text(pid, "comm");
+    let is_named = name.is_ok_and(|name| name.trim_end() == COPY_NAME);
+    let ended_alone = stat.exit_code == i32::from(COPY_EXIT_CODE) << 8;
+    stat.state == 'Z' && stat.exit_signal == 0 && (is_named || ended_alone)
 }
 
 fn collect_end(tid: i32) {

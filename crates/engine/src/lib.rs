@@ -25,7 +25,7 @@ pub mod restore;
 mod sock_diag;
 pub mod survey;
 
-pub use dump::{DumpOptions, DumpReport, ProcessSummary, dump};
+pub use dump::{DumpOptions, DumpReport, Freeze, FreezeChoice, ProcessSummary, Snapshot, dump};
 pub use error::{Error, ErrorKind, Result, Unsupported};
 pub use freeze::Frozen;
 pub use progress::{Cancel, NoProgress, Progress};

@@ -36,8 +36,8 @@ pub use digest::{Digest, FileDigest};
 pub use error::{Error, ErrorKind, NameProblem};
 pub use list::Listed;
 pub use meta::{
-    CheckpointMeta, EngineInfo, FORMAT_VERSION, Host, MAX_FILES, MAX_META_BYTES, MAX_META_VALUES,
-    ProcessSummary, Stats,
+    CheckpointMeta, EngineInfo, FORMAT_VERSION, FreezeInfo, Host, MAX_FILES, MAX_META_BYTES,
+    MAX_META_VALUES, ProcessSummary, Stats,
 };
 pub use name::{Label, MAX_NAME_BYTES, Name, Ref};
 pub use remove::Removed;

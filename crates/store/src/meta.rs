@@ -76,6 +76,18 @@ pub struct ProcessSummary {
     pub other: Map<String, Value>,
 }
 
+/// How long the processes stood still, and why.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FreezeInfo {
+    /// `live` when memory was read from copies while the processes went on, `stop` when they stood still until then.
+    pub mode: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Fields of later minor revisions, kept as they are.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
 /// How the checkpoint went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
@@ -113,6 +125,9 @@ pub struct CheckpointMeta {
     pub engine: EngineInfo,
     /// The options it was made with.
     pub options: Map<String, Value>,
+    /// How long the processes stood still, and why; absent when the maker did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<FreezeInfo>,
     /// The processes in it.
     pub processes: Vec<ProcessSummary>,
     /// The process id of the first of them.
@@ -147,6 +162,7 @@ impl CheckpointMeta {
             cpu_features: Vec::new(),
             engine: EngineInfo::default(),
             options: Map::new(),
+            freeze: None,
             processes: Vec::new(),
             root_pid,
             stats: Stats::default(),

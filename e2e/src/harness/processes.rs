@@ -95,6 +95,17 @@ pub fn tree(root: i32) -> Vec<i32> {
     found.into_iter().collect()
 }
 
+/// Whether a process is what is left of a copy that cryopod made for a live checkpoint.
+pub fn is_ended_copy(pid: i32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Stat::read(&pid.to_string()).is_ok_and(|stat| {
+        let ended_alone = stat.field(52) == (197 << 8).to_string();
+        stat.state() == "Z"
+            && stat.field(38) == "0"
+            && (name.trim_end() == "cryopod-copy" || ended_alone)
+    })
+}
+
 /// Whether there is such a process, be it a zombie.
 pub fn exists(pid: i32) -> bool {
     fs::exists(format!("/proc/{pid}")).unwrap_or(false)

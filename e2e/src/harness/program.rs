@@ -30,6 +30,8 @@ pub struct Program {
     pub checkpoint_options: Vec<&'static str>,
     /// Stay in the session of the test instead of leading one.
     pub same_session: bool,
+    /// It writes to files of its own accord, so that it cannot be brought back from a checkpoint after which it went on.
+    pub writes: bool,
     /// The exit code it ends with when all is well.
     pub exit_code: i32,
 }
@@ -42,6 +44,7 @@ impl Program {
             ignoring: Vec::new(),
             checkpoint_options: Vec::new(),
             same_session: false,
+            writes: false,
             exit_code: 0,
         }
     }
@@ -81,6 +84,12 @@ impl Program {
     /// Checkpointed with further options.
     pub fn checkpointed_with(mut self, options: &[&'static str]) -> Self {
         self.checkpoint_options.extend(options);
+        self
+    }
+
+    /// Writing to files while nobody looks.
+    pub fn that_writes(mut self) -> Self {
+        self.writes = true;
         self
     }
 

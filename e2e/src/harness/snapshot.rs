@@ -89,7 +89,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Looks at a process and everything below it.
     pub fn take(root: i32) -> Result<Self> {
-        let pids = processes::tree(root);
+        let mut pids = processes::tree(root);
+        // What a cryopod that was killed leaves behind; the next checkpoint has it collected.
+        pids.retain(|pid| !processes::is_ended_copy(*pid));
         let mut taker = Taker {
             root,
             values: BTreeMap::new(),

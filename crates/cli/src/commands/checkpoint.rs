@@ -61,6 +61,7 @@ mod tests {
             size_bytes: (256 << 20) + 5000,
             frozen_time_us: 45_678,
             total_time_us: 1_234_567,
+            live: true,
             stopped: false,
         };
         insta::assert_snapshot!(summary(&report), @"3 processes, 1 thread; 300.0 MiB of memory, 256.0 MiB stored; frozen for 45.7 ms, 1.23 s in all");

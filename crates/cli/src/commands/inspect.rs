@@ -28,6 +28,7 @@ struct Document<'a> {
     hostname: &'a str,
     cpu_features: &'a [String],
     options: &'a Map<String, Value>,
+    freeze: Option<&'a cryopod::FreezeInfo>,
     stats: &'a cryopod::Stats,
     size_bytes: u64,
     processes: Vec<Process<'a>>,
@@ -85,6 +86,7 @@ fn describe<'a>(stored: &'a Stored, open: &'a BTreeMap<i32, Vec<Descriptor>>) ->
         hostname: &meta.host.hostname,
         cpu_features: &meta.cpu_features,
         options: &meta.options,
+        freeze: meta.freeze.as_ref(),
         stats: &meta.stats,
         size_bytes: meta.size_bytes,
         processes: meta.processes.iter().map(process).collect(),
@@ -128,8 +130,12 @@ fn text(stored: &Stored, open: &BTreeMap<i32, Vec<Descriptor>>) -> String {
             format::count(meta.files.len() as u64, "file", "files")
         ),
         format!(
-            "time        frozen for {}, {} in all",
+            "time        frozen for {}{}, {} in all",
             format::micros(meta.stats.frozen_time_us),
+            meta.freeze.as_ref().map_or(String::new(), |freeze| format!(
+                " ({}: {})",
+                freeze.mode, freeze.reason
+            )),
             format::micros(meta.stats.total_time_us)
         ),
         format!("processes   {}", meta.processes.len()),

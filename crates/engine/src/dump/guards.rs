@@ -77,6 +77,7 @@ mod tests {
             range,
             file: false,
             all: false,
+            not_copied: false,
         };
         cut(vec![one], guards)
             .into_iter()

@@ -25,6 +25,9 @@ pub const ADVICE: [(&[u8; 2], i32); 8] = [
     (b"wf", libc::MADV_WIPEONFORK),
 ];
 
+/// VmFlags of mappings that a copy of the process does not have as they are.
+const NOT_COPIED: [&[u8; 2]; 3] = [b"dc", b"wf", b"ht"];
+
 /// A range whose private pages belong into the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpRange {
@@ -34,6 +37,9 @@ pub struct DumpRange {
     pub file: bool,
     /// All pages whatever they are: the vdso, and rings of asynchronous I/O.
     pub all: bool,
+    /// A copy of the process made by clone(2) does not have these pages, or not reliably: MADV_DONTFORK,
+    /// MADV_WIPEONFORK, huge pages of a pool that may run out, and the vdso, where visits leave traces.
+    pub not_copied: bool,
 }
 
 /// An address space without its contents.
@@ -80,7 +86,11 @@ pub fn dump(files: &mut Files<'_>, pid: i32, maps: &[Mapping]) -> Result<Dumped>
             entry.cryopod_extra = None;
         }
         if let Some(range) = range(&entry) {
-            dumped.ranges.push(range);
+            let not_copied = range.all || NOT_COPIED.iter().any(|flag| mapping.has(flag));
+            dumped.ranges.push(DumpRange {
+                not_copied,
+                ..range
+            });
         }
         dumped.entries.push(entry);
     }
@@ -205,6 +215,7 @@ fn range(entry: &VmaEntry) -> Option<DumpRange> {
         range: entry.start..entry.end,
         file: huge || entry.status & status::FILE_PRIVATE != 0,
         all,
+        not_copied: false,
     })
 }
 

@@ -64,6 +64,8 @@ pub struct DumpOptions {
     pub irmap_scan_paths: Vec<PathBuf>,
     /// They are searched even where the kernel opens a watched file by its handle.
     pub force_irmap: bool,
+    /// How long the tree is to stand still.
+    pub freeze: Freeze,
 }
 
 impl Default for DumpOptions {
@@ -79,22 +81,80 @@ impl Default for DumpOptions {
             link_remap: false,
             irmap_scan_paths: Vec::new(),
             force_irmap: false,
+            freeze: Freeze::default(),
         }
     }
 }
 
-/// Writes the image set of a frozen tree. The tree stays frozen; what became of it is the caller's decision.
+/// How long the tree is to stand still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freeze {
+    /// As briefly as it can: [`Freeze::Live`] where there is room, otherwise [`Freeze::Stop`].
+    #[default]
+    Auto,
+    /// Until copy-on-write copies of its processes are made. An error where that cannot be.
+    Live,
+    /// Until all its memory is read.
+    Stop,
+}
+
+/// How long a tree stood still, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreezeChoice {
+    /// Whether its memory was read from copies, while it went on.
+    pub live: bool,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A tree of which everything is in the image set but the contents of private memory.
+pub struct Snapshot<'s> {
+    set: &'s SetWriter,
+    jobs: Option<NonZeroUsize>,
+    contents: memory::Contents,
+    report: DumpReport,
+    choice: FreezeChoice,
+}
+
+impl Snapshot<'_> {
+    /// Whether memory is yet to be read from the tree itself, so that it must go on standing still.
+    pub fn needs_tree(&self) -> bool {
+        self.contents.needs_tree()
+    }
+
+    /// Writes the contents of memory.
+    ///
+    /// # Errors
+    ///
+    /// Any; the set is incomplete. Copies of the tree's processes are gone in any case.
+    pub fn write_memory(self, progress: &dyn Progress, cancel: &Cancel) -> Result<DumpReport> {
+        let mut report = self.report;
+        self.contents.write(&mut memory::Output {
+            set: self.set,
+            jobs: self.jobs,
+            report: &mut report,
+            progress,
+            cancel,
+        })?;
+        report.freeze = Some(self.choice);
+        Ok(report)
+    }
+}
+
+/// Writes the image set of a frozen tree, up to the contents of its private memory, which are taken from the snapshot
+/// that this returns. Unless that [needs it](Snapshot::needs_tree), the tree may go on. What became of it is the
+/// caller's decision.
 ///
 /// # Errors
 ///
 /// Any; the tree is as it was, the set is incomplete.
-pub fn dump(
+pub fn dump<'s>(
     frozen: &Frozen,
-    set: &SetWriter,
+    set: &'s SetWriter,
     options: &DumpOptions,
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> Result<DumpReport> {
+) -> Result<Snapshot<'s>> {
     let pids: Vec<i32> = frozen
         .processes()
         .iter()
@@ -134,10 +194,55 @@ pub fn dump(
     report.links = links;
     seccomp.write(set)?;
     cgroups.write(set)?;
-    let contents = memory::Contents {
-        spaces: memory,
-        shared: shmem,
+    let mut contents = memory::Contents::new(memory, shmem);
+    let mut output = memory::Output {
+        set,
+        jobs: options.jobs,
+        report: &mut report,
+        progress,
+        cancel,
     };
-    contents.write(set, options.jobs, &mut report, progress, cancel)?;
-    Ok(report)
+    let choice = choose(options.freeze, &pids, &mut contents, &mut output)?;
+    tracing::info!(live = choice.live, reason = choice.reason, "freeze");
+    Ok(Snapshot {
+        set,
+        jobs: options.jobs,
+        contents,
+        report,
+        choice,
+    })
+}
+
+/// Makes copies of the tree's processes, if that is wanted and can be.
+fn choose(
+    wanted: Freeze,
+    pids: &[i32],
+    contents: &mut memory::Contents,
+    output: &mut memory::Output<'_>,
+) -> Result<FreezeChoice> {
+    let stop = |reason: String| FreezeChoice {
+        live: false,
+        reason,
+    };
+    let shortage = match wanted {
+        Freeze::Stop => return Ok(stop("asked for".to_owned())),
+        Freeze::Auto => memory::shortage(pids)?,
+        Freeze::Live => None,
+    };
+    if let Some(why) = shortage {
+        return Ok(stop(why));
+    }
+    match contents.copy(output)? {
+        Ok(()) => Ok(FreezeChoice {
+            live: true,
+            reason: match wanted {
+                Freeze::Auto => "there is room for copies".to_owned(),
+                _ => "asked for".to_owned(),
+            },
+        }),
+        Err(errno) if wanted == Freeze::Auto => Ok(stop(format!(
+            "the kernel makes no copy of a process: {errno}"
+        ))),
+        Err(source) => Err(crate::Error::NoCopy { source }),
+    }
 }

@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 use crate::freeze::FrozenProcess;
 use crate::proc::mem::Mem;
 use crate::proc::{self, maps, stat, status::Status};
-use crate::remote::visit::{self, Visit};
+use crate::remote::vdso;
+use crate::remote::visit::Visit;
 
 /// What is gathered over all processes of a tree.
 pub struct World<'a> {
@@ -89,6 +90,9 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
         }
         if tid == pid {
             inside = Some(ask(&mut visit, one, &maps)?);
+            for &copy in &one.leftovers {
+                memory::collect(&mut visit, copy)?;
+            }
         }
         visit.leave()?;
         if let Some(inside) = inside.as_mut().filter(|_| tid == pid) {
@@ -116,6 +120,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     world.memory.push(memory::Space {
         pid,
         mem,
+        room,
         ranges: space.ranges,
         summary: world.report.processes.len(),
     });
@@ -126,7 +131,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
 fn find_room(pid: i32, mem: &Mem, maps: &[maps::Mapping]) -> Result<u64> {
     if let Some(vdso) = maps.iter().find(|mapping| mapping.is("[vdso]")) {
         let image = mem.read_vec(vdso.start, vdso.size_bytes() as usize)?;
-        if let Some(room) = visit::find_room(&image) {
+        if let Some(room) = vdso::find_room(&image) {
             return Ok(vdso.start + room as u64);
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cryopod_image::criu::{DumpStatsEntry, StatsEntry};
 
 use super::files::links::TemporaryLinks;
+use super::FreezeChoice;
 
 /// One process of a dumped tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct DumpReport {
     pub memory_time: Duration,
     /// Hard links that were made for the restore. They go with the report unless they are kept.
     pub links: TemporaryLinks,
+    /// How long the tree stood still, and why.
+    pub freeze: Option<FreezeChoice>,
 }
 
 impl DumpReport {

@@ -8,9 +8,13 @@
 //!   nothing has to be put back.
 
 pub mod puppet;
+pub mod vdso;
 pub mod visit;
+mod way;
 
 use cryopod_sys::Errno;
+
+pub use self::way::COPY_EXIT_CODE;
 
 /// The result of a system call as the kernel leaves it in rax.
 pub(crate) fn outcome(rax: u64) -> Result<u64, Errno> {

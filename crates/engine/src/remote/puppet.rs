@@ -4,6 +4,8 @@
 //! entry and exit of each call; single steps would be fewer stops, but their SIGTRAP cannot be told from one that the
 //! program has pending, and resets the program's action for it while it is blocked.
 
+use std::time::{Duration, Instant};
+
 use cryopod_sys::Errno;
 use cryopod_sys::clone::CloneArgs;
 use cryopod_sys::ptrace::{self, Regs};
@@ -11,15 +13,18 @@ use cryopod_sys::wait::{self, Status};
 
 use super::outcome;
 use crate::error::{Context, Error, Result};
-use crate::proc::mem::Mem;
+use crate::proc::{self, mem::Mem};
 
 /// Bytes of the scratch area: the first page holds the `syscall` instruction, the rest is for arguments.
 pub const SCRATCH_BYTES: u64 = 0x10000;
 /// Where arguments may be put, from the start of the scratch area.
 const DATA: u64 = 0x1000;
-const PTRACE_EVENT_FORK: i32 = 1;
-const PTRACE_EVENT_VFORK: i32 = 2;
-const PTRACE_EVENT_CLONE: i32 = 3;
+/// Events of ptrace(2) that tell of a new task.
+pub const PTRACE_EVENT_FORK: i32 = 1;
+/// See [`PTRACE_EVENT_FORK`].
+pub const PTRACE_EVENT_VFORK: i32 = 2;
+/// See [`PTRACE_EVENT_FORK`].
+pub const PTRACE_EVENT_CLONE: i32 = 3;
 
 /// A stopped task, or one of its threads, that does what it is told.
 #[derive(Clone, Debug)]
@@ -128,8 +133,18 @@ impl Puppet {
         self.put(mem, &bytes)?;
         let mut born = None;
         let size = (bytes.len() - 16) as u64;
-        let rax = self.go(CLONE3, [place + 16, size, 0, 0, 0, 0], &mut born)?;
-        outcome(rax).map_err(|source| match source {
+        let deadline = Instant::now() + RELEASE_LIMIT;
+        let made = loop {
+            let rax = self.go(CLONE3, [place + 16, size, 0, 0, 0, 0], &mut born)?;
+            match outcome(rax) {
+                // A process can be collected a moment before the numbers of its threads are free.
+                Err(Errno::EXIST) if is_unseen(set_tid) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                made => break made,
+            }
+        };
+        made.map_err(|source| match source {
             Errno::EXIST => Error::PidTaken {
                 pid: set_tid,
                 holder: crate::restore::holder(set_tid),
@@ -144,18 +159,8 @@ impl Puppet {
             pid: set_tid,
             during: "made",
         })?;
-        loop {
-            match wait::wait(child, false).task("wait for it", child)? {
-                Some((_, Status::Event(..) | Status::Stopped(_))) => return Ok(child),
-                Some((_, Status::Exited(_) | Status::Signaled(..))) | None => {
-                    return Err(Error::Ended {
-                        pid: child,
-                        during: "made",
-                    });
-                }
-                Some(_) => ptrace::cont(child, 0).task("continue it", child)?,
-            }
-        }
+        await_birth(child)?;
+        Ok(child)
     }
 
     fn go(&self, number: i64, args: [u64; 6], born: &mut Option<i32>) -> Result<u64> {
@@ -210,6 +215,30 @@ impl Puppet {
                     });
                 }
             }
+        }
+    }
+}
+
+/// How long the kernel may take to free the number of a thread that is gone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whether nobody is seen to have a number.
+fn is_unseen(tid: i32) -> bool {
+    !proc::path(tid, "").exists()
+}
+
+/// Waits until a new task that is traced from its birth stands still.
+pub fn await_birth(child: i32) -> Result<()> {
+    loop {
+        match wait::wait(child, false).task("wait for it", child)? {
+            Some((_, Status::Event(..) | Status::Stopped(_))) => return Ok(()),
+            Some((_, Status::Exited(_) | Status::Signaled(..))) | None => {
+                return Err(Error::Ended {
+                    pid: child,
+                    during: "made",
+                });
+            }
+            Some(_) => ptrace::cont(child, 0).task("continue it", child)?,
         }
     }
 }

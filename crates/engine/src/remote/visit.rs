@@ -16,11 +16,13 @@
 //! Single-stepping is out of the question here: the trap flag stays set when the tracer dies, and the next
 //! instruction would end the program with SIGTRAP.
 
-use cryopod_sys::ptrace::{self, Regs};
+use cryopod_sys::ptrace::{self, Regs, options};
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{Errno, memory::PAGE};
 
-use super::{outcome, restart};
+use super::outcome;
+use super::puppet::{PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK};
+use super::way::{COPY_GATE, Leaves, ROOM_BYTES, Undo, WAY_BYTES, resumed, way_home};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
 
@@ -29,12 +31,6 @@ pub const SCRATCH_BYTES: u64 = 4 * PAGE;
 
 /// What calls may use of it: as much as there is on a stack, where the page was not to be had.
 pub const BORROWED_BYTES: usize = 256;
-
-/// Room for one way home.
-const WAY_BYTES: usize = 192;
-const WAYS: usize = 3;
-/// What a visit needs behind the end of the vdso.
-pub const ROOM_BYTES: usize = WAY_BYTES * WAYS;
 
 /// A visit to one stopped thread.
 pub struct Visit<'a> {
@@ -50,23 +46,14 @@ pub struct Visit<'a> {
     /// What was on the stack where the scratch room is, when it is there.
     borrowed: Option<Vec<u8>>,
     home: bool,
+    /// The process that a clone made.
+    born: Option<i32>,
     /// A SIGSTOP arrived during the visit; it is sent once more at the end.
     stop_again: bool,
 }
 
-/// Where the thread continues if it has to go home alone.
-#[derive(Clone, Copy)]
-enum Undo {
-    /// munmap what the call itself returned.
-    UnmapResult,
-    /// munmap the scratch page at this address.
-    Unmap(u64),
-    /// Nothing.
-    Nothing,
-}
-
 impl<'a> Visit<'a> {
-    /// Enters a thread that is held in an event stop, by way of `room` in its vdso (see [`find_room`]).
+    /// Enters a thread that is held in an event stop, by way of `room` in its vdso (see [`find_room`](super::vdso::find_room)).
     pub fn enter(tid: i32, mem: &'a Mem, room: u64) -> Result<Self> {
         let mut original = ptrace::regs(tid).task("read its registers", tid)?;
         leave_critical_section(tid, mem, &mut original)?;
@@ -82,6 +69,7 @@ impl<'a> Visit<'a> {
             scratch: 0,
             borrowed: None,
             home: true,
+            born: None,
             stop_again: false,
         };
         visit.pave(0, Undo::UnmapResult)?;
@@ -183,6 +171,47 @@ impl<'a> Visit<'a> {
         self.mem.write(self.scratch, bytes)
     }
 
+    /// Makes a copy of the whole process, copy-on-write, that will never run: clone(2) without CLONE_VM. It is traced by
+    /// this thread, stands still, gives no signal when it ends, and ends when the tracer does. Returns its pid.
+    ///
+    /// The way home of the first call is not needed any more; that of the clone takes its place. It sends the copy to
+    /// its end, should cryopod die before it has told the kernel to kill the copy then.
+    pub fn copy_process(&mut self) -> Result<std::result::Result<i32, Errno>> {
+        let undo = match self.borrowed {
+            Some(_) => Undo::Nothing,
+            None => Undo::Unmap(self.scratch),
+        };
+        self.pave_for(0, undo, Leaves::Copy)?;
+        let births = options::CLONE | options::FORK | options::VFORK;
+        self.set_options(options::SYSGOOD | births)?;
+        // The table of descriptors is shared until the copy drops it: copying it would open every file once more.
+        let flags = (libc::CLONE_FILES | libc::CLONE_FS) as u64;
+        let cloned = self.go(0, nr::CLONE, [flags, 0, 0, 0, 0, 0], false);
+        self.set_options(options::SYSGOOD)?;
+        let born = self.born.take();
+        match outcome(cloned?) {
+            // The kernel's answer is a pid of the target's own namespace; the event's is one of cryopod's.
+            Ok(pid) => born.map(Ok).ok_or(Error::Ended {
+                pid: pid as i32,
+                during: "copied",
+            }),
+            Err(errno) => Ok(Err(errno)),
+        }
+    }
+
+    /// Address of the `syscall` instruction that a copy of this process makes its calls with.
+    pub fn gate_of_copy(&self) -> u64 {
+        self.ways + COPY_GATE
+    }
+
+    fn set_options(&self, wanted: i32) -> Result<()> {
+        match ptrace::set_options(self.tid, wanted | options::SUSPEND_SECCOMP) {
+            Err(Errno::PERM | Errno::INVAL) => ptrace::set_options(self.tid, wanted),
+            other => other,
+        }
+        .task("set what is traced of it", self.tid)
+    }
+
     /// Leaves the thread as it was found.
     pub fn leave(mut self) -> Result<()> {
         self.go_home()
@@ -253,6 +282,10 @@ impl<'a> Visit<'a> {
             match self.wait()? {
                 Status::Syscall => return Ok(()),
                 Status::Stopped(signal) => self.keep_signal(signal)?,
+                Status::Event(PTRACE_EVENT_FORK | PTRACE_EVENT_VFORK | PTRACE_EVENT_CLONE, _) => {
+                    let pid = ptrace::event_message(self.tid);
+                    self.born = Some(pid.task("ask for its child", self.tid)? as i32);
+                }
                 _ => {}
             }
         }
@@ -288,7 +321,11 @@ impl<'a> Visit<'a> {
 
     /// Writes the way home number `way`.
     fn pave(&self, way: usize, undo: Undo) -> Result<()> {
-        let code = way_home(&resumed(&self.original), self.mask, undo);
+        self.pave_for(way, undo, Leaves::Caller)
+    }
+
+    fn pave_for(&self, way: usize, undo: Undo, leaves: Leaves) -> Result<()> {
+        let code = way_home(&resumed(&self.original), self.mask, undo, leaves);
         self.mem.write(self.ways + (way * WAY_BYTES) as u64, &code)
     }
 }
@@ -307,86 +344,11 @@ const SIGSTOP: i32 = 19;
 mod nr {
     pub const MMAP: i64 = 9;
     pub const MUNMAP: i64 = 11;
+    pub const CLONE: i64 = 56;
 }
 mod libc_map {
     pub const PRIVATE: u32 = 0x02;
     pub const ANONYMOUS: u32 = 0x20;
-}
-
-/// The registers with which a thread that goes home alone continues: what the kernel would have made of an interrupted
-/// system call on the way back to user mode.
-fn resumed(original: &Regs) -> Regs {
-    const RESTART_SYSCALL: u64 = 219;
-    let mut regs = *original;
-    if (regs.orig_rax as i64) >= 0 {
-        let number = match regs.rax as i64 {
-            restart::ERESTARTSYS | restart::ERESTARTNOINTR | restart::ERESTARTNOHAND => {
-                regs.orig_rax
-            }
-            restart::ERESTART_RESTARTBLOCK => RESTART_SYSCALL,
-            _ => return regs,
-        };
-        regs.rax = number;
-        regs.rip -= 2;
-    }
-    regs
-}
-
-/// `syscall`, the undo, rt_sigprocmask(SIG_SETMASK), every register that a system call or this code changes, a jump.
-/// The flags need nothing: SYSCALL and SYSRET keep them, and mov and jmp do not touch them.
-fn way_home(regs: &Regs, mask: u64, undo: Undo) -> Vec<u8> {
-    const SYSCALL: [u8; 2] = [0x0f, 0x05];
-    let mut code = Vec::with_capacity(WAY_BYTES);
-    let imm64 = |code: &mut Vec<u8>, opcode: [u8; 2], value: u64| {
-        code.extend_from_slice(&opcode);
-        code.extend_from_slice(&value.to_le_bytes());
-    };
-    code.extend_from_slice(&SYSCALL);
-    let unmap = match undo {
-        Undo::UnmapResult => {
-            code.extend_from_slice(&[0x48, 0x89, 0xc7]); // mov rdi, rax
-            true
-        }
-        Undo::Unmap(address) => {
-            imm64(&mut code, [0x48, 0xbf], address); // mov rdi, address
-            true
-        }
-        Undo::Nothing => false,
-    };
-    if unmap {
-        code.push(0xbe); // mov esi, SCRATCH_BYTES
-        code.extend_from_slice(&(SCRATCH_BYTES as u32).to_le_bytes());
-        code.extend_from_slice(&[0xb8, 11, 0, 0, 0]); // mov eax, munmap
-        code.extend_from_slice(&SYSCALL);
-    }
-    code.extend_from_slice(&[0xb8, 14, 0, 0, 0]); // mov eax, rt_sigprocmask
-    code.extend_from_slice(&[0xbf, 2, 0, 0, 0]); // mov edi, SIG_SETMASK
-    code.extend_from_slice(&[0x48, 0x8d, 0x35]); // lea rsi, [rip + to the mask]
-    let lea = code.len();
-    code.extend_from_slice(&[0; 4]);
-    code.extend_from_slice(&[0xba, 0, 0, 0, 0]); // mov edx, 0
-    code.extend_from_slice(&[0x41, 0xba, 8, 0, 0, 0]); // mov r10d, 8
-    code.extend_from_slice(&SYSCALL);
-    for (opcode, value) in [
-        ([0x48, 0xb8], regs.rax),
-        ([0x48, 0xb9], regs.rcx),
-        ([0x48, 0xba], regs.rdx),
-        ([0x48, 0xbe], regs.rsi),
-        ([0x48, 0xbf], regs.rdi),
-        ([0x49, 0xb8], regs.r8),
-        ([0x49, 0xb9], regs.r9),
-        ([0x49, 0xba], regs.r10),
-        ([0x49, 0xbb], regs.r11),
-    ] {
-        imm64(&mut code, opcode, value);
-    }
-    code.extend_from_slice(&[0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
-    code.extend_from_slice(&regs.rip.to_le_bytes());
-    let to_mask = (code.len() - (lea + 4)) as u32;
-    code[lea..lea + 4].copy_from_slice(&to_mask.to_le_bytes());
-    code.extend_from_slice(&mask.to_le_bytes());
-    assert!(code.len() <= WAY_BYTES, "a way home must fit its place");
-    code
 }
 
 /// A thread stopped inside a restartable sequence was interrupted there, so its continuation is the abort handler.
@@ -409,124 +371,4 @@ fn leave_critical_section(tid: i32, mem: &Mem, regs: &mut Regs) -> Result<()> {
         regs.rip = mem.read_u64(section + 24)?;
     }
     Ok(())
-}
-
-/// Finds [`ROOM_BYTES`] in a vdso that nobody needs at run time: behind the end of its ELF image, else over its section
-/// headers (which only debuggers read, from a copy of their own). Gives the offset in the vdso.
-///
-/// The answer follows from the ELF header alone, so that what a killed cryopod left there does not matter to the next.
-pub fn find_room(vdso: &[u8]) -> Option<usize> {
-    const ALIGN: usize = 16;
-    let image = Elf(vdso);
-    let (segments, sections) = (image.segments_end()?, image.section_headers()?);
-    let fits = |at: usize| {
-        vdso.len()
-            .checked_sub(at)
-            .is_some_and(|left| left >= ROOM_BYTES)
-    };
-    let behind = segments.max(sections.end).checked_next_multiple_of(ALIGN)?;
-    let over = sections.start.checked_next_multiple_of(ALIGN)?;
-    [Some(behind), (over >= segments && over > 0).then_some(over)]
-        .into_iter()
-        .flatten()
-        .find(|&at| fits(at))
-}
-
-/// As much of a 64-bit ELF image as is needed here; see elf(5).
-struct Elf<'a>(&'a [u8]);
-
-impl Elf<'_> {
-    fn long(&self, at: usize) -> Option<usize> {
-        let bytes = self.0.get(at..at.checked_add(8)?)?.try_into().ok()?;
-        usize::try_from(u64::from_le_bytes(bytes)).ok()
-    }
-
-    fn half(&self, at: usize) -> Option<usize> {
-        let bytes = self.0.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(u16::from_le_bytes(bytes).into())
-    }
-
-    /// End of the last byte that a program header speaks of.
-    fn segments_end(&self) -> Option<usize> {
-        let (start, size, count) = (self.long(0x20)?, self.half(0x36)?, self.half(0x38)?);
-        (0..count).try_fold(0, |end: usize, index| {
-            let header = start.checked_add(index * size)?;
-            let segment = self
-                .long(header.checked_add(8)?)?
-                .checked_add(self.long(header.checked_add(32)?)?)?;
-            Some(end.max(segment))
-        })
-    }
-
-    fn section_headers(&self) -> Option<std::ops::Range<usize>> {
-        let (start, size, count) = (self.long(0x28)?, self.half(0x3a)?, self.half(0x3c)?);
-        Some(start..start.checked_add(size * count)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_way_home_fits_its_place() {
-        for undo in [
-            Undo::UnmapResult,
-            Undo::Unmap(0x7fff_ffff_f000),
-            Undo::Nothing,
-        ] {
-            let code = way_home(&Regs::default(), u64::MAX, undo);
-            assert!(code.len() <= WAY_BYTES);
-            assert_eq!(code[..2], [0x0f, 0x05]);
-            assert_eq!(code[code.len() - 8..], u64::MAX.to_le_bytes());
-        }
-    }
-
-    #[test]
-    fn an_interrupted_call_is_restarted() {
-        let mut regs = Regs {
-            orig_rax: 7,
-            rax: -512i64 as u64,
-            rip: 100,
-            ..Regs::default()
-        };
-        assert_eq!((resumed(&regs).rax, resumed(&regs).rip), (7, 98));
-        regs.rax = -516i64 as u64;
-        assert_eq!(resumed(&regs).rax, 219);
-        regs.orig_rax = u64::MAX;
-        assert_eq!(resumed(&regs), regs);
-    }
-
-    /// An ELF image of 8 KiB with one segment and sections as told.
-    fn vdso(segment_end: u64, sections_at: u64, sections: u16) -> Vec<u8> {
-        let mut image = vec![0xaa; 8192];
-        for (at, value) in [
-            (0x20, 0x40),
-            (0x28, sections_at),
-            (0x48, 0),
-            (0x60, segment_end),
-        ] {
-            image[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        }
-        for (at, value) in [(0x36, 56u16), (0x38, 1), (0x3a, 64), (0x3c, sections)] {
-            image[at..at + 2].copy_from_slice(&value.to_le_bytes());
-        }
-        image
-    }
-
-    #[test]
-    fn room_is_behind_the_image_whatever_lies_there() {
-        assert_eq!(find_room(&vdso(5000, 5600, 16)), Some(6624));
-        // No room behind, but the section headers may be covered.
-        assert_eq!(find_room(&vdso(6000, 7000, 16)), Some(7008));
-        assert_eq!(find_room(&vdso(8000, 7000, 16)), None);
-        assert_eq!(find_room(&[]), None);
-    }
-
-    #[test]
-    fn any_bytes_are_taken() {
-        for length in 0..200 {
-            let _no_panic = find_room(&vec![0xff; length]);
-        }
-    }
 }

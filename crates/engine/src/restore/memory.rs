@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use cryopod_image::criu::{MmEntry, vma_status as status};
 use cryopod_image::pagemap::{PageRun, Pagemap};
-use cryopod_image::set::PagesReader;
+use cryopod_image::set::{BlockBuffer, PagesReader};
 use cryopod_image::{BLOCK_SIZE_BYTES, Kind, SetReader};
 use cryopod_sys::memory::PAGE;
 
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
 use crate::remote::puppet::Puppet;
-use crate::remote::visit::find_room;
+use crate::remote::vdso::find_room;
 
 /// The stored pages of one address space, as they are to be put back.
 pub struct Contents {
@@ -268,7 +268,7 @@ impl Contents {
 /// One worker's buffers.
 #[derive(Default)]
 struct Buffers {
-    block: Vec<u8>,
+    block: BlockBuffer,
     number: Option<u64>,
     there: Vec<u8>,
 }

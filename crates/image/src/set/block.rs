@@ -1,6 +1,7 @@
-//! A buffer for one block of a pages file.
+//! A buffer for one block of a pages file, and what it takes to pass by the page cache.
 
 use std::ops::{Deref, DerefMut};
+use std::os::fd::BorrowedFd;
 
 use crate::digest::BLOCK_LEN;
 
@@ -76,6 +77,17 @@ impl DerefMut for BlockBuffer {
 /// Whether O_DIRECT takes this buffer.
 pub(super) fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().align_offset(ALIGN_LEN) == 0 && bytes.len().is_multiple_of(ALIGN_LEN)
+}
+
+/// Whether pages are better written and read past the page cache (`O_DIRECT`, open(2)): on file systems that hand such
+/// requests straight to a disk. Pages are read again much later, if ever, and in the cache they cost a copy, the time
+/// to find memory for them, and what other programs had there.
+pub(super) fn passes_by_cache(dir: BorrowedFd<'_>) -> bool {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const F2FS: u64 = 0xf2f5_2010;
+    let kind = rustix::fs::fstatfs(dir).map(|stat| stat.f_type as u64);
+    matches!(kind, Ok(EXT4 | XFS | F2FS))
 }
 
 #[cfg(test)]

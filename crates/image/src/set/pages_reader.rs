@@ -1,16 +1,23 @@
 //! Reading pages files, by several threads at once.
 
 use std::fs::File;
+use std::io::IoSliceMut;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::digest::{BLOCK_LEN, BLOCK_SIZE_BYTES};
 use crate::error::Error;
+use crate::set::block::{BlockBuffer, is_aligned};
 
 /// An open pages file.
 ///
 /// Reads take `&self` and have no file position: share it between threads and give each its own blocks.
 pub struct PagesReader {
     file: File,
+    /// The same file, opened so that reads pass by the page cache; where the file system is better off with that.
+    direct: Option<File>,
     path: PathBuf,
     size_bytes: u64,
     /// One digest per block; `None` when nothing is to be checked.
@@ -20,12 +27,14 @@ pub struct PagesReader {
 impl PagesReader {
     pub(super) fn new(
         file: File,
+        direct: Option<OwnedFd>,
         path: PathBuf,
         size_bytes: u64,
         blocks: Option<Vec<[u8; 32]>>,
     ) -> Self {
         Self {
             file,
+            direct: direct.map(File::from),
             path,
             size_bytes,
             blocks,
@@ -59,16 +68,18 @@ impl PagesReader {
     /// Reads block `index`, which begins at `index` times [`BLOCK_SIZE_BYTES`]; the last one may be short. What
     /// `buffer` held is replaced.
     ///
+    /// A block that is not in the page cache is read past it, because nobody reads it again.
+    ///
     /// # Errors
     ///
     /// [`Error::OutOfRange`], [`Error::Read`], [`Error::Truncated`], [`Error::BlockDigest`].
-    pub fn read_block(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn read_block(&self, index: u64, buffer: &mut BlockBuffer) -> Result<(), Error> {
         let offset = index.saturating_mul(BLOCK_SIZE_BYTES);
         if offset >= self.size_bytes {
             return Err(self.out_of_range(offset, BLOCK_SIZE_BYTES));
         }
         // At most BLOCK_SIZE_BYTES, so the cast is exact.
-        buffer.resize((self.size_bytes - offset).min(BLOCK_SIZE_BYTES) as usize, 0);
+        buffer.set_len((self.size_bytes - offset).min(BLOCK_SIZE_BYTES) as usize);
         self.read_verified_block(index, buffer)
     }
 
@@ -91,7 +102,7 @@ impl PagesReader {
             return self.pread_exact(offset, buffer);
         }
 
-        let mut block = Vec::new();
+        let mut block = BlockBuffer::new();
         let mut rest = buffer;
         let mut offset = offset;
         while !rest.is_empty() {
@@ -113,7 +124,9 @@ impl PagesReader {
     /// Reads block `index` into a buffer of exactly its length.
     fn read_verified_block(&self, index: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let offset = index * BLOCK_SIZE_BYTES;
-        self.pread_exact(offset, buffer)?;
+        if !self.read_past_cache(offset, buffer) {
+            self.pread_exact(offset, buffer)?;
+        }
         let Some(blocks) = &self.blocks else {
             return Ok(());
         };
@@ -128,6 +141,20 @@ impl PagesReader {
             });
         }
         Ok(())
+    }
+
+    /// Tries to fill the buffer without bringing the file into the page cache. If that does not work, for whatever
+    /// reason, the ordinary way will, or it will tell why.
+    fn read_past_cache(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let Some(direct) = self.direct.as_ref().filter(|_| is_aligned(buffer)) else {
+            return false;
+        };
+        let wanted = buffer.len();
+        let cached = {
+            let mut parts = [IoSliceMut::new(buffer)];
+            preadv2(&self.file, &mut parts, offset, ReadWriteFlags::NOWAIT)
+        };
+        cached == Ok(wanted) || rustix::io::pread(direct, buffer, offset) == Ok(wanted)
     }
 
     fn pread_exact(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,7 @@ use crate::digest::FileDigest;
 use crate::error::Error;
 use crate::framing::{self, MAX_ENTRY_BYTES};
 use crate::kind::Kind;
+use crate::set::block::passes_by_cache;
 use crate::set::pages_writer::PagesWriter;
 use crate::set::payload::Payload;
 
@@ -158,17 +159,6 @@ impl SetWriter {
         // Every change is one insert: what a thread that panicked left behind is whole.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether pages are better written past the page cache (`O_DIRECT`, open(2)): on file systems that hand such writes
-/// straight to a disk. Pages are read again much later, if ever, and in the cache they cost a copy, the time to find
-/// memory for them, and what other programs had there.
-fn passes_by_cache(dir: BorrowedFd<'_>) -> bool {
-    const EXT4: u64 = 0xef53;
-    const XFS: u64 = 0x5846_5342;
-    const F2FS: u64 = 0xf2f5_2010;
-    let kind = rustix::fs::fstatfs(dir).map(|stat| stat.f_type as u64);
-    matches!(kind, Ok(EXT4 | XFS | F2FS))
 }
 
 /// A file of entries being written. Call [`finish`](Self::finish) at the end, or the set cannot be finished.

@@ -97,10 +97,10 @@ fn blocks_are_read_by_several_threads_at_once() {
         for first in 0..3 {
             let (pages, bytes) = (&pages, &bytes);
             scope.spawn(move || {
-                let mut buffer = Vec::new();
+                let mut buffer = BlockBuffer::new();
                 for index in (first..6).step_by(3) {
                     pages.read_block(index as u64, &mut buffer).unwrap();
-                    assert!(Some(buffer.as_slice()) == bytes.chunks(BLOCK).nth(index));
+                    assert!(Some(&*buffer) == bytes.chunks(BLOCK).nth(index));
                 }
             });
         }
@@ -116,7 +116,7 @@ fn damage_names_file_and_block_and_spares_the_others() {
     scratch.write("pages-1.img", &bytes);
 
     let pages = scratch.verifying_reader(digests).pages(1).unwrap();
-    let mut buffer = Vec::new();
+    let mut buffer = BlockBuffer::new();
     pages.read_block(0, &mut buffer).unwrap();
     pages.read_block(2, &mut buffer).unwrap();
     let (error, text) = failure(pages.read_block(1, &mut buffer), "pages-1.img");
@@ -210,7 +210,10 @@ fn nothing_is_read_beyond_the_end() {
     check(u64::MAX, 1);
     pages.read_exact_at(100, &mut []).unwrap();
     for block in [1, u64::MAX] {
-        let (error, _) = failure(pages.read_block(block, &mut Vec::new()), "pages-1.img");
+        let (error, _) = failure(
+            pages.read_block(block, &mut BlockBuffer::new()),
+            "pages-1.img",
+        );
         assert!(matches!(error, Error::OutOfRange { .. }));
     }
 }

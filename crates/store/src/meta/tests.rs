@@ -284,6 +284,11 @@ fn any_meta() -> impl Strategy<Value = CheckpointMeta> {
                     version,
                     other: other[1].clone(),
                 },
+                freeze: other[2].keys().next().map(|mode| FreezeInfo {
+                    mode: mode.clone(),
+                    reason: "because".to_owned(),
+                    other: other[1].clone(),
+                }),
                 options: other[2].clone(),
                 processes: contents.0,
                 root_pid: about.3,

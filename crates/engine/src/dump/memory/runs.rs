@@ -7,7 +7,7 @@ use cryopod_sys::Errno;
 use cryopod_sys::memory::PAGE;
 use cryopod_sys::pagemap::{Region, scan};
 
-use super::Space;
+use crate::dump::mappings::DumpRange;
 use crate::dump::shmem::SharedFile;
 use crate::error::{Context, Error, Result};
 use crate::proc;
@@ -23,16 +23,16 @@ pub struct Run {
     pub sparse: bool,
 }
 
-/// Runs of pages that are there, in the ranges of an address space.
-pub fn private_runs(space: &Space) -> Result<Vec<Run>> {
-    let path = proc::path(space.pid, "pagemap");
+/// Runs of pages that are there, in ranges of the address space of a process.
+pub fn runs_of<'r>(pid: i32, ranges: impl Iterator<Item = &'r DumpRange>) -> Result<Vec<Run>> {
+    let path = proc::path(pid, "pagemap");
     let pagemap = File::open(&path).map_err(|source| Error::Path {
         operation: "open",
         path,
         source,
     })?;
     let mut runs: Vec<Run> = Vec::new();
-    for range in &space.ranges {
+    for range in ranges {
         let sparse = !range.file && !range.all;
         let mut add = |start: u64, end: u64| match runs.last_mut() {
             Some(last) if last.end == start && last.sparse == sparse => last.end = end,
@@ -50,7 +50,7 @@ pub fn private_runs(space: &Space) -> Result<Vec<Run>> {
             range.file,
             found,
         )
-        .task("scan its page map", space.pid)?;
+        .task("scan its page map", pid)?;
     }
     Ok(runs)
 }

@@ -40,10 +40,12 @@ impl Stream<'_> {
     }
 }
 
-/// Writes all streams and returns the bytes written of each. The first has the pages file 1, the next 2, and so on.
+/// Writes all streams and returns the bytes written of each. The first has the pages file `first_id`, the next the next
+/// number, and so on.
 pub fn run(
     set: &SetWriter,
     streams: &[Stream<'_>],
+    first_id: u32,
     jobs: Option<NonZeroUsize>,
     progress: &dyn Progress,
     cancel: &Cancel,
@@ -60,6 +62,7 @@ pub fn run(
     let line = Line {
         set,
         streams,
+        first_id,
         list: Mutex::new(Cursor::default()),
         order: Mutex::new(Order {
             written: vec![0; streams.len()],
@@ -140,6 +143,7 @@ type Full<'a> = (Arc<PagesWriter<'a>>, Vec<Block>);
 struct Line<'a> {
     set: &'a SetWriter,
     streams: &'a [Stream<'a>],
+    first_id: u32,
     list: Mutex<Cursor>,
     order: Mutex<Order<'a>>,
     turned: Condvar,
@@ -246,7 +250,7 @@ impl<'a> Line<'a> {
     }
 
     fn begin(&self, stream: usize) -> Result<Output<'a>> {
-        let (one, pages_id) = (&self.streams[stream], stream as u32 + 1);
+        let (one, pages_id) = (&self.streams[stream], self.first_id + stream as u32);
         Ok(Output {
             map: PagemapWriter::create(self.set, one.kind, one.id, pages_id)?,
             pages: Arc::new(self.set.pages(pages_id)?),
@@ -471,6 +475,7 @@ mod tests {
         let written = run(
             &set,
             &streams,
+            1,
             NonZeroUsize::new(5),
             &NoProgress,
             &Cancel::default(),
@@ -517,6 +522,7 @@ mod tests {
             let result = run(
                 &set,
                 &streams,
+                1,
                 NonZeroUsize::new(jobs),
                 &NoProgress,
                 &Cancel::default(),
@@ -525,7 +531,7 @@ mod tests {
         }
         let cancel = Cancel::default();
         cancel.request();
-        let result = run(&set, &streams, None, &NoProgress, &cancel);
+        let result = run(&set, &streams, 1, None, &NoProgress, &cancel);
         assert!(matches!(result, Err(Error::Cancelled)));
     }
 }
