@@ -109,8 +109,6 @@ pub fn checkpoint(
     let set = SetWriter::create(&staging.images())?;
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
-    let (held, frozen_time) = let_go(frozen, options.stop);
     let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let held = Held::let_go(frozen, options.stop || snapshot.needs_tree());
     let mut dumped = snapshot.write_memory(progress, cancel)?;
@@ -200,7 +198,6 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         ghost_limit_bytes: options
             .ghost_limit_bytes
             .unwrap_or(default.ghost_limit_bytes),
-        ..default
     }
 }
 

@@ -98,9 +98,8 @@ pub fn dump_dir(
     let set = SetWriter::create(images)?;
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let mut dumped = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
-    let dumped = snapshot.write_memory(progress, cancel)?;
+    let mut dumped = snapshot.write_memory(progress, cancel)?;
     set.finish()?;
     // The scripts of a container runtime synchronise file systems here: the target must not have gone on yet.
     before_the_end()?;

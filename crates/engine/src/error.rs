@@ -293,9 +293,8 @@ impl Error {
             )),
             Self::FileChanged { .. } => Some(
                 "bring back the file as it was at the checkpoint, or restore with --force-files"
-            Self::FileChanged { .. } => {
-                Some("bring back the file as it was at the checkpoint".into())
-            }
+                    .into(),
+            ),
             Self::NoCopy { .. } => Some(
                 "ask for `--freeze auto` or `--freeze stop`, or give it more pids and memory"
                     .into(),

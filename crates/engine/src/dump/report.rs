@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cryopod_image::criu::{DumpStatsEntry, StatsEntry};
 
-use super::files::links::TemporaryLinks;
 use super::FreezeChoice;
+use super::files::links::TemporaryLinks;
 
 /// One process of a dumped tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
