@@ -96,6 +96,7 @@ pub fn measure(run: &Run, cryopod: &Path) -> Result<Measurement> {
         target.wait_gone()?;
     }
 
+    let size_bytes = forget_cached(&scratch.0)?;
     let start = Instant::now();
     contender.restore()?;
     let restore_time = start.elapsed();
@@ -110,7 +111,7 @@ pub fn measure(run: &Run, cryopod: &Path) -> Result<Measurement> {
         checkpoint_time_us: micros(checkpoint_time),
         sync_time_us: micros(checkpoint_time - after_command),
         restore_time_us: micros(restore_time),
-        size_bytes: size_bytes(&scratch.0)?,
+        size_bytes,
     })
 }
 
@@ -118,20 +119,36 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What all files under a directory take together.
-fn size_bytes(directory: &Path) -> Result<u64> {
-    let read = || format!("cannot read {}", directory.display());
+/// Has the kernel drop what it keeps of the files under a directory: a checkpoint is restored long after it was made, or
+/// elsewhere. On tmpfs that changes nothing. Returns what the files take together.
+fn forget_cached(directory: &Path) -> Result<u64> {
+    // Only what is written out can be dropped.
+    command::succeed(Command::new("sync").arg("-f").arg(directory))?;
     let mut total = 0;
+    for (path, size_bytes) in files(directory)? {
+        let file =
+            fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .with_context(|| format!("cannot forget {}", path.display()))?;
+        total += size_bytes;
+    }
+    Ok(total)
+}
+
+/// All files under a directory, with their sizes in bytes.
+fn files(directory: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let read = || format!("cannot read {}", directory.display());
+    let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(read)? {
         let entry = entry.with_context(read)?;
         let metadata = entry.metadata().with_context(read)?;
-        total += if metadata.is_dir() {
-            size_bytes(&entry.path())?
-        } else {
-            metadata.len()
-        };
+        if metadata.is_dir() {
+            found.extend(files(&entry.path())?);
+        } else if metadata.is_file() {
+            found.push((entry.path(), metadata.len()));
+        }
     }
-    Ok(total)
+    Ok(found)
 }
 
 /// One side's way of doing a run.

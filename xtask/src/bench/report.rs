@@ -62,8 +62,8 @@ fn heading(results: &Results) -> String {
     format!(
         "# cryopod and criu, {}\n\n\
          {} and criu {}; {}, {} processors, {} MiB of memory, Linux {}, transparent huge pages: {}; {}.\n\
-         One process with incompressible private memory, images in the page cache at restore. Medians of {rounds} \
-         rounds, the sides taking turns; in brackets the smallest and the largest. A ratio above 1 is cryopod's \
+         One process with incompressible private memory, restored from a disk whose cache is cold (tmpfs \
+         is memory). Medians of {rounds} rounds, the sides taking turns; in brackets the smallest and the largest. A ratio above 1 is cryopod's \
          advantage. \"Frozen\" is what each side reports itself, \"checkpoint\" and \"restore\" are the commands' wall \
          times. The raw numbers lie beside this file.\n",
         results.date,
