@@ -20,8 +20,7 @@ pub fn tests() -> Vec<Test> {
         }),
         Test::new("files::pipes", |c| survives(c, Program::native("pipes"))),
         Test::new("files::pipes_with_packets", |c| {
-            // CRIU's images have no place for the lengths of packets: more than one in a pipe is refused by name.
-            survives_or_is_refused(c, Program::native("packets"))
+            survives(c, Program::native("packets"))
         }),
         Test::new("files::fifos", |c| survives(c, Program::native("fifos"))),
         Test::new("files::numbers_through_three_processes", |c| {
@@ -38,18 +37,7 @@ pub fn tests() -> Vec<Test> {
         }),
         Test::new("files::epoll", |c| survives(c, Program::native("epolls"))),
         Test::new("files::epoll_of_a_file_under_another_number", |c| {
-            // The images record another number of the same file; the program gets the same events with the same data.
-            survives(c, Program::native("epoll_of_a_copy").ignoring(&["/fd 3"]))
-        }),
-        // The kernel's own counts show in fdinfo, and it lists a queue by what lies in it.
-        Test::new("files::io_uring", |c| {
-            survives(c, Program::native("io_uring"))
-        }),
-        Test::new("files::io_uring_known_to_its_thread", |c| {
-            survives_or_is_refused(c, Program::native("registered_io_uring"))
-        }),
-        Test::new("files::io_uring_with_requests", |c| {
-            survives_or_is_refused(c, Program::native("busy_io_uring"))
+            survives(c, Program::native("epoll_of_a_copy"))
         }),
         Test::new("files::memfd", |c| survives(c, Program::native("memfds"))),
         Test::new("files::locks", |c| {

@@ -203,8 +203,13 @@ TARGET(epoll_of_a_copy) {
     add(set, fds[0], EPOLLIN, 8);
     int copy = MUST(fcntl(fds[0], F_DUPFD, 50));
     close(fds[0]);
+    /* The number is somebody else's by now, who is watched as well. */
+    int other = MUST(eventfd(0, EFD_CLOEXEC));
+    EQUAL(other, fds[0]);
+    add(set, other, EPOLLIN, 9);
     ready();
     await_go();
+    EQUAL(fcntl(other, F_GETFD), FD_CLOEXEC);
     EQUAL(only(set), NO_EVENT);
     EQUAL(write(fds[1], "x", 1), 1);
     EQUAL(only(set), 8);

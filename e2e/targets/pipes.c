@@ -113,6 +113,18 @@ TARGET(packets) {
     char bytes[4096];
     MUST(pipe2(fds, O_DIRECT | O_NONBLOCK));
     put(fds[1], 10, 4), put(fds[1], 1, 5), put(fds[1], 4096, 6);
+    /* One packet only; packets and then a stream; a fifo. */
+    int single[2], mixed[2];
+    MUST(pipe2(single, O_DIRECT | O_NONBLOCK));
+    put(single[1], 100, 1);
+    MUST(pipe2(mixed, O_DIRECT | O_NONBLOCK));
+    put(mixed[1], 20, 2), put(mixed[1], 30, 3);
+    MUST(fcntl(mixed[1], F_SETFL, O_NONBLOCK));
+    put(mixed[1], 40, 4);
+    MUST(mkfifo(in_directory("packets"), 0600));
+    int fifo = MUST(open(in_directory("packets"), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    MUST(fcntl(fifo, F_SETFL, O_NONBLOCK | O_DIRECT));
+    put(fifo, 7, 5), put(fifo, 8, 6);
     ready();
     await_go();
     EQUAL(read(fds[0], bytes, sizeof bytes), 10);
@@ -121,6 +133,16 @@ TARGET(packets) {
     FAILS(read(fds[0], bytes, sizeof bytes), EAGAIN);
     put(fds[1], 3, 7), put(fds[1], 4, 8);
     EQUAL(read(fds[0], bytes, sizeof bytes), 3);
+    /* What a read has no room for of a packet is lost. */
+    EQUAL(read(single[0], bytes, 60), 60);
+    FAILS(read(single[0], bytes, sizeof bytes), EAGAIN);
+    EQUAL(read(mixed[0], bytes, sizeof bytes), 20);
+    EQUAL(read(mixed[0], bytes, sizeof bytes), 30);
+    EQUAL(read(mixed[0], bytes, 15), 15);
+    put(mixed[1], 5, 6);
+    EQUAL(read(mixed[0], bytes, sizeof bytes), 30);
+    EQUAL(read(fifo, bytes, sizeof bytes), 7);
+    EQUAL(read(fifo, bytes, sizeof bytes), 8);
     return done();
 }
 

@@ -22,6 +22,9 @@ pub struct EventpollTfdEntry {
     pub inode: Option<u64>,
     #[prost(uint64, optional, tag = "7")]
     pub pos: Option<u64>,
+    /// The number that the file was added under, where `tfd` is another one because that is closed or reused.
+    #[prost(uint32, optional, tag = "20001")]
+    pub cryopod_number: Option<u32>,
 }
 
 /// An epoll instance.

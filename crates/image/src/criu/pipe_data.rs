@@ -12,4 +12,7 @@ pub struct PipeDataEntry {
     /// Capacity, see `F_SETPIPE_SZ` in `fcntl(2)`.
     #[prost(uint32, optional, tag = "3")]
     pub size: Option<u32>,
+    /// Lengths of packets (`O_DIRECT` in `pipe(2)`), in order; bytes beyond their sum are no packet.
+    #[prost(uint32, repeated, packed = "false", tag = "20001")]
+    pub cryopod_packets: Vec<u32>,
 }

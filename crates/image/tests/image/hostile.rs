@@ -36,6 +36,7 @@ fn samples() -> Vec<(Kind, Vec<u8>)> {
             pipe_id: 1,
             bytes: 5,
             size: None,
+            cryopod_packets: Vec::new(),
         }],
     );
     let queue = image(
@@ -231,6 +232,7 @@ fn a_payload_cannot_be_larger_than_the_file() {
         pipe_id: 1,
         bytes: u32::MAX,
         size: None,
+        cryopod_packets: Vec::new(),
     };
     let mut bytes = image(Kind::PipesData, &[entry]);
     bytes.extend(b"a few bytes");
@@ -281,6 +283,7 @@ fn a_large_payload_is_not_read_into_memory_even_if_the_file_has_it() {
         pipe_id: 1,
         bytes: size_bytes as u32,
         size: None,
+        cryopod_packets: Vec::new(),
     };
     let bytes = image(Kind::PipesData, &[entry]);
     scratch.write("pipes-data.img", &bytes);

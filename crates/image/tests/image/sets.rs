@@ -38,7 +38,7 @@ proptest! {
             file.push(process).unwrap();
         }
         file.finish().unwrap();
-        let entry = |bytes: &Vec<u8>| PipeDataEntry { pipe_id: 7, bytes: bytes.len() as u32, size: Some(65536) };
+        let entry = |bytes: &Vec<u8>| PipeDataEntry { pipe_id: 7, bytes: bytes.len() as u32, size: Some(65536), cryopod_packets: Vec::new() };
         let mut file = set.entries(Kind::PipesData, None).unwrap();
         for bytes in &pipes {
             file.push_with_payload(&entry(bytes), bytes).unwrap();

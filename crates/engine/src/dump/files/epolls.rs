@@ -2,7 +2,7 @@
 //!
 //! An instance watches open files, each under the number its descriptor had when it was added. The image has the
 //! numbers only, and restore adds them again in a process that has them. So some process that holds the instance must
-//! also hold every watched file; where a file has moved to another number since, that number is recorded.
+//! also hold every watched file; where a file has moved to another number since, both numbers are recorded.
 
 use std::collections::HashMap;
 
@@ -124,6 +124,7 @@ impl Instance {
             let others = others.get_or_insert_with(|| proc::numbers(pid, "fd").unwrap_or_default());
             let moved = others.iter().find(|&&fd| is_target(pid, fd, slot, target));
             target.tfd = *moved.ok_or(slot.target)? as u32;
+            target.cryopod_number = Some(slot.target);
         }
         Ok(targets)
     }
@@ -179,6 +180,7 @@ fn parse(id: u32, line: &str) -> Option<EventpollTfdEntry> {
         pos: Some(value("pos")?.parse::<i64>().ok()? as u64),
         inode: Some(hex(value("ino")?)?),
         dev: Some(hex(value("sdev")?)? as u32),
+        cryopod_number: None,
     })
 }
 

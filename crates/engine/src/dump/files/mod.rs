@@ -57,6 +57,7 @@ use cryopod_sys::{Errno, process};
 
 pub(crate) use eventfds::SEMAPHORE;
 pub(crate) use outlook::Outlook;
+pub(crate) use pipes::LONGEST_PACKET_BYTES;
 
 use self::epolls::Epolls;
 use self::ghosts::Ghosts;

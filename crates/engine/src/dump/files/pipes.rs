@@ -54,26 +54,24 @@ impl<'a> Contents<'a> {
     }
 
     fn store(&mut self, one: &Description<'_>, number: u32, size: u32) -> Result<()> {
-        let (copy, bytes) = copy(one, size as usize)?;
+        let (copied, bytes) = copy(one, size as usize)?;
+        let units = read_units(one, &copied, bytes)?;
+        let packets = if units.len() > 1 || is_packet(one, &units, size as usize)? {
+            lengths_of_packets(one, &units, size as usize)?
+        } else {
+            Vec::new()
+        };
         let image = self.image.writer()?;
         image.push(&PipeDataEntry {
             pipe_id: number,
             bytes: bytes as u32,
             size: Some(size),
+            cryopod_packets: packets,
         })?;
-        if bytes == 0 {
-            return Ok(());
+        for unit in &units {
+            image.payload(unit)?;
         }
-        // One read gives everything, or one packet where they were written in packet mode (O_DIRECT, which only the
-        // writing end shows); the image cannot tell where one ends.
-        let mut packet = vec![0; bytes];
-        let read = one.check("read the copy of it", rustix::io::read(&copy, &mut packet))?;
-        if read < bytes {
-            let what = "pipe in packet mode with several packets in it: not supported".to_owned();
-            let (pid, fd) = (one.seen.pid, one.seen.fd);
-            return Err(Error::Unsupported(vec![Unsupported { pid, fd, what }]));
-        }
-        Ok(image.payload(&packet)?)
+        Ok(())
     }
 
     /// Completes the image.
@@ -89,6 +87,7 @@ impl<'a> Contents<'a> {
                 pipe_id,
                 bytes: 0,
                 size: Some(size),
+                cryopod_packets: Vec::new(),
             })?;
         }
         self.image.finish()
@@ -116,6 +115,66 @@ fn copy(one: &Description<'_>, size: usize) -> Result<(OwnedFd, usize)> {
     }
     Ok((reader, copied))
 }
+
+/// Reads a copy empty. One read gives everything up to the end of the next packet, or everything where there is none:
+/// packets are what was written with O_DIRECT (pipe(7)), which only the writing end shows, and not for how long.
+fn read_units(one: &Description<'_>, copied: &OwnedFd, bytes: usize) -> Result<Vec<Vec<u8>>> {
+    let mut units = Vec::new();
+    let mut left = bytes;
+    while left > 0 {
+        let mut unit = vec![0; left];
+        let read = one.check("read the copy of it", rustix::io::read(copied, &mut unit))?;
+        if read == 0 {
+            return one.check("read all of the copy of it", Err(Errno::IO));
+        }
+        unit.truncate(read);
+        left -= read;
+        units.push(unit);
+    }
+    Ok(units)
+}
+
+/// Whether the last unit is a packet: what a read has no room for of a packet is gone, of anything else stays.
+fn is_packet(one: &Description<'_>, units: &[Vec<u8>], size: usize) -> Result<bool> {
+    let Some((last, before)) = units.split_last() else {
+        return Ok(false);
+    };
+    let (again, _) = copy(one, size)?;
+    for unit in before {
+        let mut same = vec![0; unit.len()];
+        one.check("read the copy of it", rustix::io::read(&again, &mut same))?;
+    }
+    if last.len() == 1 {
+        // Too short to be cut. Alone it reads the same either way.
+        return Ok(!before.is_empty());
+    }
+    let mut start = vec![0; last.len() - 1];
+    one.check("read the copy of it", rustix::io::read(&again, &mut start))?;
+    let left = one.check("ask how much is in it (FIONREAD)", readable(again.as_fd()))?;
+    Ok(left == 0)
+}
+
+/// The lengths of units that are packets: all of them, but perhaps for the last.
+fn lengths_of_packets(one: &Description<'_>, units: &[Vec<u8>], size: usize) -> Result<Vec<u32>> {
+    let count = if is_packet(one, units, size)? {
+        units.len()
+    } else {
+        units.len() - 1
+    };
+    let packets = &units[..count];
+    if packets
+        .iter()
+        .any(|packet| packet.len() > LONGEST_PACKET_BYTES)
+    {
+        let what = "pipe in which packets follow other bytes (O_DIRECT set while there was something in it): not supported";
+        let (pid, fd, what) = (one.seen.pid, one.seen.fd, what.to_owned());
+        return Err(Error::Unsupported(vec![Unsupported { pid, fd, what }]));
+    }
+    Ok(packets.iter().map(|packet| packet.len() as u32).collect())
+}
+
+/// PIPE_BUF: longer writes become several packets.
+pub const LONGEST_PACKET_BYTES: usize = 4096;
 
 fn readable(file: BorrowedFd<'_>) -> std::result::Result<usize, Errno> {
     cryopod_sys::fd::readable_bytes(file).map(|bytes| bytes as usize)

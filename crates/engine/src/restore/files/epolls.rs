@@ -7,7 +7,7 @@ use cryopod_image::criu::{EventpollFileEntry, FdinfoEntry};
 use cryopod_sys::Errno;
 use rustix::event::epoll::CreateFlags;
 
-use super::set_status;
+use super::{set_status, tables};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
 use crate::remote::puppet::Puppet;
@@ -17,6 +17,20 @@ pub fn open(entry: &EventpollFileEntry) -> Result<OwnedFd> {
     let file = rustix::event::epoll::create(CreateFlags::CLOEXEC).host("make an epoll instance")?;
     set_status(file.as_fd(), entry.flags)?;
     Ok(file)
+}
+
+/// The highest number that a file is watched under and does not have.
+pub fn highest_number<'e>(entries: impl Iterator<Item = &'e EventpollFileEntry>) -> Result<i32> {
+    let mut highest = 0;
+    for target in entries.flat_map(|entry| &entry.tfd) {
+        let number = target.cryopod_number.unwrap_or(0);
+        if number >= tables::HIGHEST_FD {
+            let what = format!("file {}: an impossible watched number", target.id);
+            return Err(Error::inconsistent("files", what));
+        }
+        highest = highest.max(number as i32);
+    }
+    Ok(highest)
 }
 
 /// The table, and the descriptor in it, by which an instance is filled: one that has all watched numbers.
@@ -48,27 +62,39 @@ pub fn home(
 
 /// Has a task add what an instance, its descriptor `epoll`, watches. `lenient` tells which of the task's descriptors
 /// are no longer what they were (streams that lead elsewhere now): those may be of a kind that cannot be watched.
+/// `close_on_exec` tells which of them have that flag; from `base` on, numbers are free for a moment's use.
 pub fn fill(
     puppet: &Puppet,
     mem: &Mem,
     entry: &EventpollFileEntry,
     epoll: u32,
+    base: i32,
+    close_on_exec: impl Fn(u32) -> bool,
     lenient: impl Fn(u32) -> bool,
 ) -> Result<()> {
     for target in &entry.tfd {
         // struct epoll_event is packed on x86-64.
         let mut event = target.events.to_ne_bytes().to_vec();
         event.extend(target.data.to_ne_bytes());
+        let lent = target
+            .cryopod_number
+            .map(|number| Lent::new(puppet, target.tfd, number, base));
+        let lent = lent.transpose()?;
+        let number = lent.as_ref().map_or(target.tfd, |lent| lent.number);
         let at = puppet.put(mem, &event)?;
         let args = [
             u64::from(epoll),
             libc::EPOLL_CTL_ADD as u64,
-            u64::from(target.tfd),
+            u64::from(number),
             at,
             0,
             0,
         ];
-        match puppet.call(libc::SYS_epoll_ctl, args)? {
+        let added = puppet.call(libc::SYS_epoll_ctl, args)?;
+        if let Some(lent) = lent {
+            lent.give_back(puppet, &close_on_exec)?;
+        }
+        match added {
             Ok(_) => {}
             Err(Errno::PERM) if lenient(target.tfd) => {
                 tracing::warn!(
@@ -87,6 +113,44 @@ pub fn fill(
         }
     }
     Ok(())
+}
+
+/// A number that a file has for a moment, because it was watched under it and that shows; whoever has the number
+/// otherwise is kept elsewhere meanwhile.
+struct Lent {
+    number: u32,
+    owner: Option<u64>,
+}
+
+impl Lent {
+    fn new(puppet: &Puppet, file: u32, number: u32, base: i32) -> Result<Self> {
+        let aside = [
+            u64::from(number),
+            libc::F_DUPFD_CLOEXEC as u64,
+            base as u64,
+            0,
+            0,
+            0,
+        ];
+        let owner = puppet.call(libc::SYS_fcntl, aside)?.ok();
+        tables::place(puppet, file as i32, number, true)?;
+        Ok(Self { number, owner })
+    }
+
+    fn give_back(self, puppet: &Puppet, close_on_exec: &impl Fn(u32) -> bool) -> Result<()> {
+        match self.owner {
+            Some(owner) => {
+                tables::place(
+                    puppet,
+                    owner as i32,
+                    self.number,
+                    close_on_exec(self.number),
+                )?;
+                tables::close_range(puppet, owner as u32, owner as u32 + 1)
+            }
+            None => tables::close_range(puppet, self.number, self.number + 1),
+        }
+    }
 }
 
 #[cfg(test)]

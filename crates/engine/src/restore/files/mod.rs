@@ -146,7 +146,12 @@ impl Files {
             .filter_map(|table| table.last())
             .map(|one| one.fd as i32)
             .max();
-        Ok(highest.unwrap_or(2).max(2))
+        let watched = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.epfd.as_deref());
+        let watched = epolls::highest_number(watched)?;
+        Ok(highest.unwrap_or(2).max(watched).max(2))
     }
 
     /// Opens all files, at numbers of at least `base`.
@@ -312,7 +317,19 @@ impl Files {
                     .iter()
                     .any(|one| one.fd == fd && self.joined.contains(&one.id))
             };
-            epolls::fill(puppet, mem, epfd, *epoll, is_joined)?;
+            let close_on_exec = |fd: u32| {
+                let at = table.binary_search_by_key(&fd, |one| one.fd);
+                at.is_ok_and(|at| table[at].flags & FD_CLOEXEC != 0)
+            };
+            epolls::fill(
+                puppet,
+                mem,
+                epfd,
+                *epoll,
+                self.base,
+                close_on_exec,
+                is_joined,
+            )?;
         }
         Ok(())
     }

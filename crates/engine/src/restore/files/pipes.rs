@@ -6,12 +6,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cryopod_image::criu::{PipeDataEntry, PipeEntry};
+use cryopod_image::set::EntryReader;
 use cryopod_image::{Kind as Image, SetReader};
 use cryopod_sys::fd;
 use rustix::pipe::PipeFlags;
 
 use super::{paths, set_status};
-use crate::error::{Context, Result};
+use crate::dump::files::LONGEST_PACKET_BYTES;
+use crate::error::{Context, Error, Result};
 
 /// A pipe that was made, with the ends it was born with.
 struct Pipe<'e> {
@@ -125,10 +127,41 @@ pub fn fill<'w>(
         if let Some(size) = entry.size {
             set_size(writer.as_fd(), size as usize)?;
         }
+        let rest = packets(&mut image, &entry, writer.as_fd())?;
         let duplicate = rustix::io::fcntl_dupfd_cloexec(writer, 0).host("duplicate a pipe")?;
-        image.copy_payload(u64::from(entry.bytes), &mut File::from(duplicate))?;
+        image.copy_payload(rest, &mut File::from(duplicate))?;
     }
     Ok(())
+}
+
+/// Writes the packets of a pipe, one by one. Gives the number of bytes that are no packets.
+fn packets(
+    image: &mut EntryReader<'_>,
+    entry: &PipeDataEntry,
+    writer: BorrowedFd<'_>,
+) -> Result<u64> {
+    let mut rest = u64::from(entry.bytes);
+    if entry.cryopod_packets.is_empty() {
+        return Ok(rest);
+    }
+    let corrupt =
+        || Error::inconsistent("pipes-data", format!("pipe {}: bad packets", entry.pipe_id));
+    let mode = |flags: i32| set_status(writer, (flags | libc::O_NONBLOCK) as u32);
+    mode(libc::O_DIRECT)?;
+    for &length in &entry.cryopod_packets {
+        if length == 0 || length as usize > LONGEST_PACKET_BYTES {
+            return Err(corrupt());
+        }
+        rest = rest.checked_sub(length.into()).ok_or_else(corrupt)?;
+        let mut packet = Vec::new();
+        image.copy_payload(length.into(), &mut packet)?;
+        let written = rustix::io::write(writer, &packet).host("write a packet to a pipe")?;
+        if written != packet.len() {
+            return Err(corrupt());
+        }
+    }
+    mode(0)?;
+    Ok(rest)
 }
 
 fn set_size(file: BorrowedFd<'_>, size_bytes: usize) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::remote::puppet::Puppet;
 
 /// No kernel allows larger numbers (fs.nr_open, proc_sys_fs(5)).
-const HIGHEST_FD: u32 = 1 << 30;
+pub const HIGHEST_FD: u32 = 1 << 30;
 
 /// Reads a table, in the order of numbers, and checks that it fits the file entries.
 pub fn load(
