@@ -23,6 +23,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod attributes;
+mod cgroups;
 mod faults;
 mod files;
 mod harness;
@@ -75,6 +76,7 @@ fn tests() -> Vec<Test> {
     tests.extend(timers::tests());
     tests.extend(attributes::tests());
     tests.extend(memory::tests());
+    tests.extend(cgroups::tests());
     tests.extend(files::tests());
     tests.extend(stdio::tests());
     tests.extend(terminals::tests());

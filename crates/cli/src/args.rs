@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use cryopod::{CgroupRoot, ManageCgroups};
 
 /// Shown under every `cryopod --help`.
 const AFTER_HELP: &str = "\
@@ -271,6 +272,15 @@ pub(crate) struct Restore {
     /// What becomes of standard streams that led outside of the tree
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Stdio::Auto, hide_possible_values = true)]
     pub(crate) stdio: Stdio,
+    /// What to do about control groups: soft (go back to those that the program was in; make those that are gone, as they
+    /// were), full (set up those that are there as well), strict (none may be there), props and none (all must be there,
+    /// to be set up or left alone), ignore (stay where the restorer is). Groups that the program shared with cryopod at
+    /// the checkpoint are the restorer's
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub(crate) manage_cgroups: ManageCgroups,
+    /// Put the program's groups below PATH, in one hierarchy ("memory", "name=systemd") or in all
+    #[arg(long, value_name = "[HIERARCHY:]PATH")]
+    pub(crate) cgroup_root: Vec<CgroupRoot>,
 }
 
 /// `1048576`, `1024K`, `1M`, `1G`.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use cryopod::{CheckpointOptions, Freeze, Label, Ref, RestoreOptions, Target};
+use cryopod::{CgroupOptions, CheckpointOptions, Freeze, Label, Ref, RestoreOptions, Target};
 
 use crate::args::{self, Command, FreezeMode};
 use crate::failure::Failure;
@@ -151,6 +151,11 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
     let options = RestoreOptions {
         stdio,
         force_files: typed.force_files,
+        cgroups: CgroupOptions {
+            manage: typed.manage_cgroups,
+            roots: typed.cgroup_root,
+            ..CgroupOptions::default()
+        },
         ..RestoreOptions::default()
     };
     Ok(Restore {

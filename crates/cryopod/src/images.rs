@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress};
+use cryopod_engine::{Cancel, CgroupOptions, DumpOptions, Freeze, Frozen, Progress};
 use cryopod_image::criu::{RestoreStatsEntry, StatsEntry};
 use cryopod_image::{Kind, SetWriter};
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub struct DumpDirOptions {
     pub force_irmap: bool,
     /// Sockets may be connected to unix sockets of datagrams outside the tree that have an address.
     pub external_unix_sockets: bool,
+    /// Control groups.
+    pub cgroups: CgroupOptions,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -144,6 +146,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         external_unix_sockets: options.external_unix_sockets,
         // criu's scripts and options expect a target that stands still until everything is written.
         freeze: Freeze::Stop,
+        cgroups: options.cgroups.clone(),
         ..default
     }
 }

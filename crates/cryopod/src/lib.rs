@@ -52,7 +52,9 @@ pub use images::{Afterwards, DumpDirOptions, DumpDirReport, dump_dir, write_rest
 pub use restore::{RestoreOptions, RestoreReport, Restored, restore, restore_dir};
 pub use target::Target;
 
-pub use cryopod_engine::{Cancel, Freeze, NoProgress, Progress, Stdio};
+pub use cryopod_engine::{
+    Cancel, CgroupOptions, CgroupRoot, Freeze, ManageCgroups, NoProgress, Progress, Stdio,
+};
 pub use cryopod_store::{
     CheckpointMeta, FreezeInfo, Label, Listed, MAX_NAME_BYTES, Name, ProcessSummary, Ref, Removed,
     Stats, Store, Stored,

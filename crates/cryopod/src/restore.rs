@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use cryopod_engine::{Cancel, Progress, Stdio};
+use cryopod_engine::{Cancel, CgroupOptions, Progress, Stdio};
 use cryopod_image::criu::PstreeEntry;
 use cryopod_image::{Kind, SetReader};
 use cryopod_store::{Ref, Store};
@@ -31,6 +31,8 @@ pub struct RestoreOptions {
     /// Remove the hard links that the checkpoint made for files that had lost their name. It cannot be restored again
     /// then.
     pub remove_links: bool,
+    /// Control groups.
+    pub cgroups: CgroupOptions,
 }
 
 /// What a restore brought back. Times are in microseconds, sizes in bytes.
@@ -138,6 +140,7 @@ fn revive(
         leave_stopped: options.leave_stopped,
         force_files: options.force_files,
         remove_links: options.remove_links,
+        cgroups: options.cgroups.clone(),
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
     tracing::info!(

@@ -134,6 +134,16 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// A control group could not be looked at, made or joined.
+    #[error("cannot {operation} the control group {group}")]
+    Cgroup {
+        /// What was attempted.
+        operation: &'static str,
+        /// Its hierarchy and path.
+        group: String,
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// A socket could not be given an option that it had.
     #[error("cannot set the socket option {name} to {value}")]
     SocketOption {
@@ -245,6 +255,7 @@ impl Error {
             | Self::Descriptor { source, .. }
             | Self::SocketOption { source, .. }
             | Self::Bind { source, .. }
+            | Self::Cgroup { source, .. }
             | Self::Host { source, .. } => errno_kind(*source),
             Self::Path { source, .. } => {
                 Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)
@@ -298,6 +309,9 @@ impl Error {
             Self::NoCopy { .. } => Some(
                 "ask for `--freeze auto` or `--freeze stop`, or give it more pids and memory"
                     .into(),
+            ),
+            Self::Cgroup { .. } => Some(
+                "--manage-cgroups=ignore leaves the program in the control groups of whoever restores it".into(),
             ),
             _ if self.kind() == ErrorKind::Permission => {
                 Some("run as root; `cryopod doctor` lists what is missing".into())

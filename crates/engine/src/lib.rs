@@ -13,6 +13,7 @@
 //!
 //! Below them: [`proc`] reads /proc, [`remote`] makes remote system calls, [`cpu`] translates registers.
 
+pub mod cgroups;
 pub mod cpu;
 pub mod dump;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod restore;
 mod sock_diag;
 pub mod survey;
 
+pub use cgroups::{CgroupOptions, CgroupRoot, ManageCgroups};
 pub use dump::{DumpOptions, DumpReport, Freeze, FreezeChoice, ProcessSummary, Snapshot, dump};
 pub use error::{Error, ErrorKind, Result, Unsupported};
 pub use freeze::Frozen;

@@ -19,6 +19,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         force_irmap: settings.force_irmap,
         irmap_scan_paths: settings.irmap_scan_paths.clone(),
         external_unix_sockets: settings.external_unix_sockets,
+        cgroups: settings.cgroups(),
     };
     scripts::run(settings, "pre-dump", settings.tree)?;
     if let Some(fd) = settings.status_fd {

@@ -40,6 +40,8 @@ pub(super) enum Setting {
     StatusFd,
     Feature,
     ManageCgroups,
+    CgroupRoot,
+    CgroupYard,
     CpuCap,
     FileValidation,
     Help,
@@ -105,7 +107,8 @@ const MOUNTS: &str = "it is about mount namespaces, and trees with their own are
 const NETWORK: &str = "it is about connections, and sockets are refused when they are found";
 const NO_INCREMENTS: &str = "incremental dumps are not there yet: leave it out for a full one";
 const NO_REMOTE: &str = "pages cannot be sent over a network yet";
-const NO_CGROUPS: &str = "cgroups are not restored yet: the tree joins those of the restorer";
+const CGROUP_PROPS: &str =
+    "which settings of cgroups are kept is built in: there are more of them than of criu's";
 const NO_NAMESPACES: &str = "namespaces are not restored yet";
 const NO_EXTERNAL: &str = "external resources are not there yet";
 
@@ -245,11 +248,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     supported("shell-job", 'j', Switch, S::ShellJob),
     supported("cpu-cap", ' ', Optional, S::CpuCap),
     supported("manage-cgroups", ' ', Optional, S::ManageCgroups),
-    refused("cgroup-root", ' ', Required, NO_CGROUPS),
-    refused("cgroup-props", ' ', Required, NO_CGROUPS),
-    refused("cgroup-props-file", ' ', Required, NO_CGROUPS),
-    refused("cgroup-dump-controller", ' ', Required, NO_CGROUPS),
-    refused("cgroup-yard", ' ', Required, NO_CGROUPS),
+    supported("cgroup-root", ' ', Required, S::CgroupRoot),
+    refused("cgroup-props", ' ', Required, CGROUP_PROPS),
+    refused("cgroup-props-file", ' ', Required, CGROUP_PROPS),
+    refused("cgroup-dump-controller", ' ', Required, CGROUP_PROPS),
+    supported("cgroup-yard", ' ', Required, S::CgroupYard),
     refused("external", ' ', Required, NO_EXTERNAL),
     refused("root", 'r', Required, NO_NAMESPACES),
     refused("join-ns", 'J', Required, NO_NAMESPACES),

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use cryopod::{Afterwards, Target};
+use cryopod::{Afterwards, CgroupOptions, Target};
 
 use super::options::{OPTIONS, Opt, Setting, Value, Verdict};
 
@@ -48,8 +48,8 @@ pub(super) struct Settings {
     pub(super) scripts: Vec<OsString>,
     pub(super) status_fd: Option<u32>,
     pub(super) features: Vec<String>,
-    /// `--manage-cgroups`, and its mode.
-    manage_cgroups: Option<Option<String>>,
+    /// Control groups.
+    cgroups: CgroupOptions,
     /// Options that change nothing, and why.
     pub(super) accepted: Vec<(String, &'static str)>,
     /// Options that cannot be followed, as sentences.
@@ -60,6 +60,13 @@ impl Settings {
     /// Where logs, statistics and pidfiles go.
     pub(super) fn work_dir(&self) -> &Path {
         self.work_dir.as_deref().unwrap_or(&self.images_dir)
+    }
+
+    /// How control groups are treated. criu works where its images are, so that is where paths begin.
+    pub(super) fn cgroups(&self) -> CgroupOptions {
+        let mut options = self.cgroups.clone();
+        options.yard = options.yard.map(|yard| self.work_dir().join(yard));
+        options
     }
 
     /// The log file, where one was asked for.
@@ -149,7 +156,6 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Settings, UsageError> {
         }
     }
     settings.command = command.ok_or(UsageError::NoCommand)?;
-    check_cgroups(&mut settings);
     Ok(settings)
 }
 
@@ -292,7 +298,7 @@ fn apply(
     match setting {
         Setting::Help => *command = Some(Command::Help),
         Setting::Version => *command = Some(Command::Version),
-        Setting::Tree => settings.tree = Some(parse_number(shown, given, "a process id")?),
+        Setting::Tree => settings.tree = Some(parse_value(shown, given, "a process id")?),
         Setting::ImagesDir => settings.images_dir = path(),
         Setting::WorkDir => settings.work_dir = Some(path()),
         Setting::LogFile => settings.log_file = Some(path()),
@@ -330,9 +336,18 @@ fn apply(
         },
         Setting::DisplayStats => settings.display_stats = on,
         Setting::ActionScript => settings.scripts.extend(value),
-        Setting::StatusFd => settings.status_fd = Some(parse_number(shown, given, "a descriptor")?),
+        Setting::StatusFd => settings.status_fd = Some(parse_value(shown, given, "a descriptor")?),
         Setting::Feature => settings.features.extend(text),
-        Setting::ManageCgroups => settings.manage_cgroups = Some(text),
+        Setting::ManageCgroups => {
+            let mode = text.as_deref().unwrap_or("soft");
+            let wanted = "one of ignore, none, props, soft, full, strict";
+            settings.cgroups.manage = parse_value(shown, mode, wanted)?;
+        }
+        Setting::CgroupRoot => {
+            let root = parse_value(shown, given, "[CONTROLLER:]/PATH")?;
+            settings.cgroups.roots.push(root);
+        }
+        Setting::CgroupYard => settings.cgroups.yard = Some(path()),
         Setting::CpuCap => cpu_cap(settings, shown, text.as_deref()),
         Setting::FileValidation => match text.as_deref() {
             Some("filesize") => {}
@@ -344,7 +359,7 @@ fn apply(
     Ok(())
 }
 
-fn parse_number<T: std::str::FromStr>(
+fn parse_value<T: std::str::FromStr>(
     option: &str,
     value: &str,
     wanted: &'static str,
@@ -380,7 +395,7 @@ fn parse_size(option: &str, value: &str) -> Result<u64, UsageError> {
         _ => (value, 1),
     };
     let wanted = "a size such as 512K, 1M or 2G";
-    let number: u64 = parse_number(option, digits, wanted)?;
+    let number: u64 = parse_value(option, digits, wanted)?;
     number
         .checked_mul(unit)
         .ok_or_else(|| UsageError::BadValue {
@@ -388,26 +403,6 @@ fn parse_size(option: &str, value: &str) -> Result<u64, UsageError> {
             value: value.to_owned(),
             wanted,
         })
-}
-
-/// A dump records cgroups in any case. A restore does not bring them back.
-fn check_cgroups(settings: &mut Settings) {
-    let Some(mode) = settings.manage_cgroups.take() else {
-        return;
-    };
-    let shown = "--manage-cgroups";
-    let harmless =
-        matches!(mode.as_deref(), Some("ignore" | "none")) || settings.command != Command::Restore;
-    if harmless {
-        settings.accepted.push((
-            shown.to_owned(),
-            "cgroups are recorded, and not restored yet",
-        ));
-    } else {
-        settings.refused.push(format!(
-            "option {shown} is not supported: cgroups are not restored yet; {shown}=ignore is"
-        ));
-    }
 }
 
 /// Images of processor features are neither written nor read.

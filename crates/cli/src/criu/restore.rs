@@ -25,6 +25,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
     let options = RestoreOptions {
         leave_stopped: settings.leave_stopped,
         remove_links: true,
+        cgroups: settings.cgroups(),
         refuse_shell_job: !settings.shell_job,
         foreground: settings.shell_job && !settings.detached,
         ..RestoreOptions::default()

@@ -15,7 +15,6 @@ const IMG_VERSION: u32 = 2;
 /// Writes them.
 pub fn dump(world: &mut World<'_>, frozen: &Frozen, options: &DumpOptions) -> Result<()> {
     check_leaders(frozen, options)?;
-    let own = std::process::id() as i32;
     let mut tree = world.set.entries(Kind::Pstree, None)?;
     for one in frozen.processes() {
         let stat = stat::read(one.pid)?;
@@ -46,7 +45,7 @@ pub fn dump(world: &mut World<'_>, frozen: &Frozen, options: &DumpOptions) -> Re
             ns_per_id: Some(true),
             // Cryopod's own ids: all that a reader takes from them is that the tree lives in the same namespaces.
             root_ids: Some(ids::namespaces()),
-            root_cg_set: Some(world.cgroups.of(own, own)?),
+            root_cg_set: Some(world.cgroups.own()?),
             lsmtype: Some(0),
             dump_uptime: Some(uptime_ns() / 1000),
             tcp_close: Some(false),

@@ -36,6 +36,7 @@ use cryopod_image::SetWriter;
 
 pub use report::{DumpReport, ProcessSummary};
 
+use crate::cgroups::CgroupOptions;
 use crate::error::Result;
 use crate::freeze::Frozen;
 use crate::progress::{Cancel, Progress};
@@ -49,6 +50,8 @@ pub struct DumpOptions {
     pub shell_job: bool,
     /// A terminal whose other end is outside of the tree may be among its files; restored, it is the restorer's.
     pub outside_terminal: bool,
+    /// Control groups.
+    pub cgroups: CgroupOptions,
     /// The largest deleted file whose contents are taken along, in bytes.
     pub ghost_limit_bytes: u64,
     /// Sockets may be connected to unix sockets of datagrams outside the tree; a restore connects them to the same
@@ -74,6 +77,7 @@ impl Default for DumpOptions {
             external_stdio: false,
             shell_job: false,
             outside_terminal: false,
+            cgroups: CgroupOptions::default(),
             ghost_limit_bytes: 1 << 20,
             external_unix_sockets: false,
             jobs: None,
@@ -193,7 +197,7 @@ pub fn dump<'s>(
     shmem.extend(shared);
     report.links = links;
     seccomp.write(set)?;
-    cgroups.write(set)?;
+    cgroups.write(set, &options.cgroups)?;
     let mut contents = memory::Contents::new(memory, shmem);
     let mut output = memory::Output {
         set,

@@ -3,7 +3,7 @@
 //! The order, which is the order of the code below:
 //!
 //! 1. `plan`: read and check every image before anything is made
-//! 2. `files`, `shmem`: cryopod opens every file and makes all shared memory in its own process, so that every task
+//! 2. `cgroups`: make the control groups that are gone; `files`, `shmem`: cryopod opens every file and makes all shared memory in its own process, so that every task
 //!    is born with all descriptors
 //! 3. `tree`: make the root and, from their stopped parents, all others; each gets its mappings (`mappings`) and its
 //!    contents (`memory`) before it has children of its own, so that copy-on-write sharing comes back by itself
@@ -14,6 +14,7 @@
 //! ends them all.
 
 mod aio;
+mod cgroups;
 mod credentials;
 pub mod files;
 mod foreground;
@@ -34,6 +35,7 @@ mod tree;
 
 use cryopod_image::SetReader;
 
+use crate::cgroups::CgroupOptions;
 use crate::error::Result;
 use crate::proc;
 use crate::progress::{Cancel, Progress};
@@ -68,6 +70,8 @@ pub struct RestoreOptions {
     pub force_files: bool,
     /// Remove the hard links that the dump made (`link_remap.N`) once the tree runs: it cannot be restored again then.
     pub remove_links: bool,
+    /// Control groups.
+    pub cgroups: CgroupOptions,
 }
 
 /// A restored tree, running. Its root is a child of this process.
@@ -96,6 +100,8 @@ pub fn restore(
 ) -> Result<Restored> {
     let plan = plan::Plan::read(set)?;
     plan.check_pids_are_free()?;
+    // Goes last when something fails: no group can be removed while a task is in it.
+    let cgroups = cgroups::Cgroups::prepare(set, &plan, &options.cgroups)?;
     let mut files = files::Files::load(set)?;
     let base = files.highest_fd(set, &plan.tables())? + 1;
     files.check_locks(&plan.holders())?;
@@ -114,6 +120,7 @@ pub fn restore(
         plan: &plan,
         files: &files,
         shmem: &shmem,
+        cgroups: &cgroups,
         base,
         progress,
         cancel,
@@ -130,6 +137,7 @@ pub fn restore(
     }
     let handed = foreground::hand_over(plan.root(), options)?;
     tree.let_go()?;
+    cgroups.keep();
     names.keep();
     if let Some(terminal) = handed {
         terminal.keep();

@@ -29,6 +29,9 @@ pub fn finish(world: &World<'_>, tree: &mut Tree, options: &RestoreOptions) -> R
     for &index in &living {
         for thread in &world.plan.tasks[index].threads[1..] {
             tree.thread(index, thread.tid)?;
+            world
+                .cgroups
+                .enter_thread(world.plan.tasks[index].pid, thread)?;
         }
     }
     world.files.open_late()?;

@@ -9,6 +9,7 @@ use cryopod_sys::ptrace::{self, options};
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{Errno, process, tty};
 
+use super::cgroups::Cgroups;
 use super::files::Files;
 use super::plan::{Plan, State, Task};
 use super::sessions::{Birth, birth};
@@ -29,6 +30,8 @@ pub struct World<'a> {
     pub files: &'a Files,
     /// Shared memory.
     pub shmem: &'a Shared,
+    /// Control groups.
+    pub cgroups: &'a Cgroups,
     /// From here on, descriptors are cryopod's own and not the program's.
     pub base: i32,
     /// Who hears how far it is.
@@ -216,6 +219,7 @@ impl Tree {
             );
             return Ok(());
         };
+        world.cgroups.enter(task.pid, &task.threads[0])?;
         let parent = task
             .parent
             .and_then(|parent| world.plan.tasks[parent].body.as_ref());
