@@ -417,6 +417,7 @@ fn cpu_cap(settings: &mut Settings, shown: &str, capabilities: Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cryopod::ManageCgroups;
     use proptest::prelude::*;
 
     fn read(line: &str) -> Result<Settings, UsageError> {
@@ -508,11 +509,28 @@ mod tests {
     }
 
     #[test]
+    fn cgroups_are_managed_as_asked() {
+        let cgroups = |line: &str| read(line).map(|settings| settings.cgroups());
+        let manage = |line: &str| cgroups(line).map(|options| options.manage);
+        assert_eq!(manage("restore"), Ok(ManageCgroups::Soft));
+        assert_eq!(manage("restore --manage-cgroups"), Ok(ManageCgroups::Soft));
+        assert_eq!(
+            manage("restore --manage-cgroups=strict"),
+            Ok(ManageCgroups::Strict)
+        );
+        assert!(manage("restore --manage-cgroups=hard").is_err());
+        assert!(manage("restore --cgroup-root relative").is_err());
+        let options = cgroups("dump -t1 -D /images --cgroup-yard ../yard --cgroup-root cpu:/x");
+        let options = options.unwrap();
+        assert_eq!(options.yard, Some(PathBuf::from("/images/../yard")));
+        assert_eq!(options.roots.len(), 1);
+    }
+
+    #[test]
     fn what_would_change_the_outcome_is_refused() {
         refuses("dump -t1 --prev-images-dir ../1", "incremental");
         refuses("restore --root /x", "namespaces");
-        refuses("restore --manage-cgroups=full", "cgroups");
-        refuses("restore --manage-cgroups", "cgroups");
+        refuses("restore --cgroup-props x", "settings of cgroups");
         refuses("dump -t1 --lazy-pages", "network");
         refuses("restore --cpu-cap", "cpu-cap");
         refuses("restore -S", "child of the restorer");
