@@ -32,6 +32,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("memory::huge_pages", |c| {
             survives(c, Program::native("huge_pages"))
         }),
+        Test::new("memory::system_v_ipc", |c| {
+            survives(c, Program::native("sysvipc"))
+        }),
         Test::new("memory::asynchronous_io", |c| {
             survives(c, Program::native("aio"))
         }),

@@ -21,6 +21,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("refused::seccomp_filter", |c| {
             survives_or_is_refused(c, Program::native("filtered"))
         }),
+        Test::new("refused::segment_that_others_use", |c| {
+            let scene = Scene::start(c, Program::native("sysvipc_shared"))?;
+            refused(&scene)?;
+            scene.finish()
+        }),
         Test::new("refused::parent_in_vfork", parent_in_vfork),
         Test::new("refused::traced_by_somebody", traced_by_somebody),
         Test::new(

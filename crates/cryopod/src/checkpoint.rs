@@ -193,6 +193,7 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         jobs: options.jobs,
         external_stdio: true,
         shell_job: true,
+        cgroups: default.cgroups,
         outside_terminal: options.shell_job,
         external_unix_sockets: options.external_unix_sockets,
         ghost_limit_bytes: options

@@ -134,6 +134,16 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// An object of System V IPC cannot come back, because another has its number or its key, or somebody uses it.
+    #[error("{what} {id} (key {key:#x}) is in use")]
+    IpcTaken {
+        /// Its kind.
+        what: &'static str,
+        /// Its number.
+        id: i32,
+        /// Its key.
+        key: i32,
+    },
     /// A control group could not be looked at, made or joined.
     #[error("cannot {operation} the control group {group}")]
     Cgroup {
@@ -267,6 +277,7 @@ impl Error {
             | Self::DoesNotStop { .. }
             | Self::PidTaken { .. }
             | Self::TerminalTaken { .. }
+            | Self::IpcTaken { .. }
             | Self::LockTaken { .. } => ErrorKind::Busy,
             Self::FileChanged { .. } => ErrorKind::External,
             Self::Inconsistent { .. } => ErrorKind::Corrupt,
@@ -310,6 +321,7 @@ impl Error {
                 "ask for `--freeze auto` or `--freeze stop`, or give it more pids and memory"
                     .into(),
             ),
+            Self::IpcTaken { .. } => Some("`ipcs` tells whose it is, `ipcrm` removes it".into()),
             Self::Cgroup { .. } => Some(
                 "--manage-cgroups=ignore leaves the program in the control groups of whoever restores it".into(),
             ),

@@ -11,10 +11,10 @@ use std::io::Read;
 use cryopod_image::criu::FdTypes;
 
 use crate::dump::DumpOptions;
-use crate::dump::aio;
 use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
 use crate::dump::files::seen::{Seen, is_gone};
+use crate::dump::{aio, ipc};
 use crate::error::{Error, ErrorKind, Result, Unsupported};
 use crate::proc::{self, maps, maps::Mapping, stat, status::Status};
 
@@ -54,6 +54,7 @@ pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
             looked => looked?,
         }
     }
+    ipc::Objects::find(&pids, &mut survey.found)?;
     if survey.found.is_empty() {
         Ok(())
     } else {
@@ -219,6 +220,7 @@ impl Survey {
             } else if mapping.inode != 0
                 && mapping.name.starts_with(b"/")
                 && !aio::is_ring(&mapping)
+                && !mapping.name.starts_with(b"/SYSV")
                 && !foreign
             {
                 self.mapped_file(pid, &mapping)?;
@@ -264,8 +266,8 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
     }
     let name = |start: &[u8]| mapping.name.starts_with(start);
     let flag = |flag: &[u8; 2]| mapping.has(flag);
-    if name(b"/SYSV") {
-        Some("System V shared memory")
+    if name(b"/SYSV") && flag(b"ht") {
+        Some("System V shared memory of huge pages")
     } else if name(b"anon_inode:[io_uring]") {
         // For its descriptor to tell.
         None
@@ -353,8 +355,8 @@ mod tests {
             Some("device memory")
         );
         assert_eq!(
-            memory_problem(&mapping("/SYSV00000000 (deleted)", &[])),
-            Some("System V shared memory")
+            memory_problem(&mapping("/SYSV00000000 (deleted)", &[b"ht"])),
+            Some("System V shared memory of huge pages")
         );
         assert_eq!(
             memory_problem(&mapping("", &[b"uw"])),

@@ -118,6 +118,12 @@ kinds! {
     Timens = "timens", Decimal, Common, 0x4311_4433;
     /// [`CgroupEntry`](crate::criu::CgroupEntry), one.
     Cgroup = "cgroup", None, Common, 0x5938_3330;
+    /// [`IpcShmEntry`](crate::criu::IpcShmEntry), one per segment; numbered by namespace id.
+    IpcnsShm = "ipcns-shm", Decimal, Common, 0x4628_3044;
+    /// [`IpcSemEntry`](crate::criu::IpcSemEntry), each with its values; numbered by namespace id.
+    IpcnsSem = "ipcns-sem", Decimal, Common, 0x5957_3019;
+    /// [`IpcMsgEntry`](crate::criu::IpcMsgEntry), each with its [`IpcMsg`](crate::criu::IpcMsg); numbered by namespace id.
+    IpcnsMsg = "ipcns-msg", Decimal, Common, 0x5545_3737;
     /// [`BpfmapDataEntry`](crate::criu::BpfmapDataEntry), each with its keys and values.
     BpfmapData = "bpfmap-data", None, Common, 0x6432_4033;
     /// [`StatsEntry`](crate::criu::StatsEntry) of a dump, one.

@@ -16,6 +16,7 @@ pub mod clone;
 pub mod cpu;
 pub mod fd;
 pub mod io_uring;
+pub mod ipc;
 pub mod memory;
 pub mod message;
 pub mod notify;

@@ -75,6 +75,7 @@ pub fn dump(files: &mut Files<'_>, pid: i32, maps: &[Mapping]) -> Result<Dumped>
                 entry.status = status::AREA_AIORING;
                 entry.madv = None;
             }
+            name if name.starts_with(b"/SYSV") => system_v(&mut entry, mapping),
             _ if mapping.inode == 0 || is_private_huge(mapping) => anonymous(&mut entry, mapping),
             name => file(&mut entry, files, pid, mapping, name)?,
         }
@@ -157,6 +158,14 @@ fn anonymous(entry: &mut VmaEntry, mapping: &Mapping) {
     }
 }
 
+/// The inode of a segment is its number.
+fn system_v(entry: &mut VmaEntry, mapping: &Mapping) {
+    entry.status |= status::ANON_SHARED | status::AREA_SYSVIPC;
+    entry.flags |= libc::MAP_ANONYMOUS as u32;
+    entry.shmid = mapping.inode;
+    entry.fdflags = Some(access(mapping));
+}
+
 fn is_huge(mapping: &Mapping) -> bool {
     mapping.has(b"ht")
 }
@@ -177,6 +186,15 @@ fn map_file(mapping: &Mapping) -> String {
     format!("map_files/{:x}-{:x}", mapping.start, mapping.end)
 }
 
+/// A shared mapping that may be made writable was made from a descriptor open for writing.
+fn access(mapping: &Mapping) -> u32 {
+    if mapping.shared && mapping.has(b"mw") {
+        libc::O_RDWR as u32
+    } else {
+        libc::O_RDONLY as u32
+    }
+}
+
 fn file(
     entry: &mut VmaEntry,
     files: &mut Files<'_>,
@@ -192,12 +210,7 @@ fn file(
     if is_memory_file(name) {
         entry.status |= status::AREA_MEMFD;
     }
-    // A shared mapping that may be made writable was made from a descriptor open for writing.
-    let flags = if mapping.shared && mapping.has(b"mw") {
-        libc::O_RDWR
-    } else {
-        libc::O_RDONLY
-    } as u32;
+    let flags = access(mapping);
     entry.fdflags = Some(flags);
     entry.shmid = u64::from(files.mapped(pid, &map_file(mapping), flags, mapping)?);
     Ok(())

@@ -8,6 +8,7 @@
 //! - `signals`, `timers`, `credentials`, `seccomp`: the parts of both
 //! - `mappings`: address spaces, with their `guards` and `aio` rings; `memory`: their contents; `shmem`: memory that processes share
 //! - `files`: descriptors
+//! - `ipc`: shared memory, semaphores and message queues of System V
 //! - `ids`: which processes share which kernel objects; `cgroups`; `inventory`
 
 pub(crate) mod aio;
@@ -15,8 +16,9 @@ mod cgroups;
 mod credentials;
 pub mod files;
 pub(crate) mod guards;
-mod ids;
+pub(crate) mod ids;
 mod inventory;
+pub(crate) mod ipc;
 pub(crate) mod mappings;
 mod memory;
 mod process;
@@ -177,6 +179,12 @@ pub fn dump<'s>(
         report: DumpReport::default(),
         memory: Vec::new(),
     };
+    let mut shared_with_others = Vec::new();
+    let ipc = ipc::Objects::find(&pids, &mut shared_with_others)?;
+    if !shared_with_others.is_empty() {
+        return Err(crate::Error::Unsupported(shared_with_others));
+    }
+    world.files.reserve(ipc.segments());
     for one in frozen.processes() {
         if cancel.is_requested() {
             return Err(crate::Error::Cancelled);
@@ -196,6 +204,7 @@ pub fn dump<'s>(
     let (shared, links) = files.finish()?;
     shmem.extend(shared);
     report.links = links;
+    ipc.write(set, &mut shmem)?;
     seccomp.write(set)?;
     cgroups.write(set, &options.cgroups)?;
     let mut contents = memory::Contents::new(memory, shmem);

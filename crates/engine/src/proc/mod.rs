@@ -10,6 +10,7 @@ pub mod mem;
 pub mod mountinfo;
 pub mod stat;
 pub mod status;
+pub mod sysvipc;
 
 use std::fs;
 use std::path::PathBuf;

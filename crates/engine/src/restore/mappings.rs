@@ -8,7 +8,7 @@ use cryopod_sys::memory::{HUGE_MASK, PAGE};
 use super::aio;
 use super::files::Files;
 use super::gaps;
-use super::shmem::Shared;
+use super::tree::World;
 use crate::dump::mappings::{KERNELS, MAP_DROPPABLE};
 use crate::error::{Error, Result};
 use crate::proc::{maps, mem::Mem};
@@ -156,8 +156,7 @@ pub fn make(
     mem: &Mem,
     mm: &MmEntry,
     kept: &[bool],
-    files: &Files,
-    shmem: &Shared,
+    world: &World<'_>,
 ) -> Result<()> {
     for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| **kept) {
         if is_closed(vma) {
@@ -169,7 +168,7 @@ pub fn make(
     for (vma, _) in mm.vmas.iter().zip(kept).filter(|(_, kept)| !**kept) {
         if !is_special(vma) && !aio::is_alive(mm, vma) {
             making = Making::of(vma, previous, making);
-            map(puppet, mem, vma, making, files, shmem)?;
+            map(puppet, mem, vma, making, world)?;
         }
         previous = Some(vma);
     }
@@ -181,9 +180,11 @@ fn map(
     mem: &Mem,
     vma: &VmaEntry,
     making: Making,
-    files: &Files,
-    shmem: &Shared,
+    world: &World<'_>,
 ) -> Result<()> {
+    if vma.status & status::AREA_SYSVIPC != 0 {
+        return world.ipc.attach(puppet, vma);
+    }
     let known = libc::MAP_SHARED
         | libc::MAP_PRIVATE
         | MAP_DROPPABLE
@@ -201,10 +202,14 @@ fn map(
     }
     let (fd, offset) = if vma.status & status::ANON_SHARED != 0 {
         flags &= !(libc::MAP_ANONYMOUS as u32);
-        (i64::from(shmem.descriptor(vma.shmid)?), vma.pgoff)
+        (i64::from(world.shmem.descriptor(vma.shmid)?), vma.pgoff)
     } else if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
         (
-            i64::from(files.mapping_descriptor(vma.shmid as u32, file_flags(vma))?),
+            i64::from(
+                world
+                    .files
+                    .mapping_descriptor(vma.shmid as u32, file_flags(vma))?,
+            ),
             vma.pgoff,
         )
     } else if vma.status & status::ANON_PRIVATE != 0 {
@@ -220,7 +225,7 @@ fn map(
         );
         return Err(Error::NotRestorable { what });
     };
-    if vma.status & status::FILE_SHARED != 0 && files.places_itself(vma.shmid as u32) {
+    if vma.status & status::FILE_SHARED != 0 && world.files.places_itself(vma.shmid as u32) {
         return gaps::map(puppet, vma, flags, fd);
     }
     let len = vma.end - vma.start;

@@ -20,6 +20,7 @@ pub mod files;
 mod foreground;
 mod gaps;
 mod guards;
+mod ipc;
 mod mappings;
 mod memory;
 mod plan;
@@ -115,20 +116,23 @@ pub fn restore(
         files.prepare_mapping(file, flags)?;
     }
     let shmem = shmem::Shared::make(set, &plan, &files, base)?;
+    let ipc = ipc::Ipc::make(set)?;
     let world = tree::World {
         set,
         plan: &plan,
         files: &files,
         shmem: &shmem,
         cgroups: &cgroups,
+        ipc: &ipc,
         base,
         progress,
         cancel,
     };
     let mut tree = tree::Tree::make(&world)?;
     let threads = process::finish(&world, &mut tree, options)?;
-    let pages_bytes = tree.pages_bytes() + shmem.pages_bytes();
+    let pages_bytes = tree.pages_bytes() + shmem.pages_bytes() + ipc.pages_bytes();
     drop(shmem);
+    ipc.doom()?;
     let names = files.take_names();
     let links = files.temporary_links();
     files.watch()?;
@@ -138,6 +142,7 @@ pub fn restore(
     let handed = foreground::hand_over(plan.root(), options)?;
     tree.let_go()?;
     cgroups.keep();
+    ipc.keep();
     names.keep();
     if let Some(terminal) = handed {
         terminal.keep();

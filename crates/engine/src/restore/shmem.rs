@@ -36,7 +36,8 @@ impl Shared {
             .iter()
             .filter_map(|task| task.body.as_ref())
             .flat_map(|body| &body.mm.vmas);
-        for vma in vmas.filter(|vma| vma.status & status::ANON_SHARED != 0) {
+        let plain = status::ANON_SHARED | status::AREA_SYSVIPC;
+        for vma in vmas.filter(|vma| vma.status & plain == status::ANON_SHARED) {
             let end = vma
                 .pgoff
                 .checked_add(vma.end - vma.start)
@@ -88,7 +89,7 @@ impl Shared {
 }
 
 /// Writes the stored pages of one into its file. The last page may go beyond its end, the file does not.
-fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> Result<u64> {
+pub fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> Result<u64> {
     if !set.exists(Kind::PagemapShmem, Some(shmid)) {
         return Ok(0);
     }
@@ -112,6 +113,14 @@ fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> R
         done += run.size_bytes();
     }
     Ok(done)
+}
+
+/// Makes all of a file of memory a hole: nothing is left of what was in it.
+pub fn clear(file: BorrowedFd<'_>, size_bytes: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let len = size_bytes.next_multiple_of(memory::PAGE);
+    fallocate(file, flags, 0, len).host("clear shared memory")
 }
 
 /// A file of memory to be written.

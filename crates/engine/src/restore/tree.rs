@@ -11,6 +11,7 @@ use cryopod_sys::{Errno, process, tty};
 
 use super::cgroups::Cgroups;
 use super::files::Files;
+use super::ipc::Ipc;
 use super::plan::{Plan, State, Task};
 use super::sessions::{Birth, birth};
 use super::shmem::Shared;
@@ -32,6 +33,8 @@ pub struct World<'a> {
     pub shmem: &'a Shared,
     /// Control groups.
     pub cgroups: &'a Cgroups,
+    /// System V IPC.
+    pub ipc: &'a Ipc,
     /// From here on, descriptors are cryopod's own and not the program's.
     pub base: i32,
     /// Who hears how far it is.
@@ -225,14 +228,7 @@ impl Tree {
             .and_then(|parent| world.plan.tasks[parent].body.as_ref());
         let inherited = mappings::inherited(&body.mm, parent.map(|parent| &parent.mm), world.files);
         mappings::clear(&puppet, &body.mm, &inherited)?;
-        mappings::make(
-            &puppet,
-            &mem,
-            &body.mm,
-            &inherited,
-            world.files,
-            world.shmem,
-        )?;
+        mappings::make(&puppet, &mem, &body.mm, &inherited, world)?;
         let map = self.maps.take(task.pid)?;
         let contents = memory::Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
         drop(map);

@@ -60,10 +60,29 @@ pub fn parse_bytes(kind: Kind, bytes: &[u8]) -> Result<Parsed, Error> {
         Kind::Seccomp => plain::<criu::SeccompEntry>(reader()?),
         Kind::Timens => plain::<criu::TimensEntry>(reader()?),
         Kind::Cgroup => plain::<criu::CgroupEntry>(reader()?),
+        Kind::IpcnsShm => plain::<criu::IpcShmEntry>(reader()?),
+        Kind::IpcnsSem => with_payload::<criu::IpcSemEntry>(reader()?),
+        Kind::IpcnsMsg => queues(reader()?),
         Kind::BpfmapData => with_payload::<criu::BpfmapDataEntry>(reader()?),
         Kind::StatsDump | Kind::StatsRestore => plain::<criu::StatsEntry>(reader()?),
         Kind::IrmapCache => plain::<criu::IrmapCacheEntry>(reader()?),
     }
+}
+
+/// Message queues, each with its messages.
+fn queues(mut reader: EntryReader<'_>) -> Result<Parsed, Error> {
+    let mut parsed = Parsed::default();
+    while let Some(queue) = reader.next_entry::<criu::IpcMsgEntry>()? {
+        parsed.entries += 1;
+        for _ in 0..queue.qnum {
+            let Some((_, text)) = reader.next_with_payload::<criu::IpcMsg>()? else {
+                break;
+            };
+            parsed.entries += 1;
+            parsed.payload_bytes += text.len() as u64;
+        }
+    }
+    Ok(parsed)
 }
 
 fn plain<M: Message + Default>(mut reader: EntryReader<'_>) -> Result<Parsed, Error> {

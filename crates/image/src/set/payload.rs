@@ -2,7 +2,10 @@
 
 use prost::Message;
 
-use crate::criu::{BpfmapDataEntry, GhostChunkEntry, PipeDataEntry, SkPacketEntry, TcpStreamEntry};
+use crate::criu::{
+    BpfmapDataEntry, GhostChunkEntry, IpcMsg, IpcSemEntry, PipeDataEntry, SkPacketEntry,
+    TcpStreamEntry,
+};
 
 /// An entry that raw bytes follow.
 ///
@@ -34,6 +37,18 @@ impl Payload for TcpStreamEntry {
 impl Payload for BpfmapDataEntry {
     fn payload_bytes(&self) -> u64 {
         u64::from(self.keys_bytes) + u64::from(self.values_bytes)
+    }
+}
+
+impl Payload for IpcSemEntry {
+    fn payload_bytes(&self) -> u64 {
+        (u64::from(self.nsems) * 2).next_multiple_of(8)
+    }
+}
+
+impl Payload for IpcMsg {
+    fn payload_bytes(&self) -> u64 {
+        u64::from(self.msize).next_multiple_of(8)
     }
 }
 

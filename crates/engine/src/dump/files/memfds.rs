@@ -35,6 +35,11 @@ impl<'a> Memfds<'a> {
         }
     }
 
+    /// Gives no memfd one of these numbers.
+    pub fn reserve(&mut self, numbers: impl Iterator<Item = u32>) {
+        self.numbers.extend(numbers);
+    }
+
     /// The entry of an open memfd.
     pub fn dump(
         &mut self,

@@ -158,6 +158,11 @@ impl<'a> Files<'a> {
         })
     }
 
+    /// Keeps memfds from being given these numbers, which are those of other shared memory.
+    pub fn reserve(&mut self, numbers: impl Iterator<Item = u32>) {
+        self.memfds.reserve(numbers);
+    }
+
     /// Writes the descriptor table `files_id`, which process `pid` uses. Returns the number of descriptors.
     ///
     /// # Errors
