@@ -70,6 +70,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("files::lost_names_that_are_not_asked_for", |c| {
             survives_or_is_refused(c, Program::native("renamed"))
         }),
+        Test::new("files::of_a_dead_process", |c| {
+            // The inodes are those of the moment.
+            let program = Program::native("dead_process").ignoring(&["/fd "]);
+            survives(c, program)
+        }),
         Test::new("files::file_that_changed", file_that_changed),
         Test::new("files::no_standard_streams", |c| {
             survives(c, Program::native("silent"))

@@ -2,6 +2,7 @@
 #include "common.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 static const char text[] = "what was written before";
 
@@ -74,5 +75,30 @@ TARGET(renamed) {
     int file = WORKS(open(in_directory("mapped too"), O_RDONLY | O_CLOEXEC));
     EQUAL(pread(file, &byte, 1, 0), 1);
     EQUAL(byte, 'M');
+    return done();
+}
+
+/* Files in /proc of a process that is gone: open, and as working directory. */
+static int sleeps(void *unused) {
+    (void)unused;
+    pause();
+    return 0;
+}
+
+TARGET(dead_process) {
+    pid_t pid = child(sleeps, NULL);
+    char path[64], now[64];
+    snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    int place = MUST(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    int status = MUST(openat(place, "status", O_RDONLY | O_CLOEXEC));
+    MUST(chdir(path));
+    MUST(kill(pid, SIGKILL));
+    int how;
+    MUST(waitpid(pid, &how, 0));
+    ready();
+    await_go();
+    CHECK(getcwd(now, sizeof now) == NULL && errno == ENOENT);
+    FAILS(openat(place, "stat", O_RDONLY | O_CLOEXEC), ESRCH);
+    FAILS(read(status, now, sizeof now), ESRCH);
     return done();
 }

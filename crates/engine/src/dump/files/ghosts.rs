@@ -65,6 +65,16 @@ impl<'a> Ghosts<'a> {
         Ok(self.remaps.writer()?.push(&remap)?)
     }
 
+    /// Notes that the file entry `id` is one in /proc of a process that has ended.
+    pub fn of_dead(&mut self, id: u32, pid: i32) -> Result<()> {
+        let remap = RemapFilePathEntry {
+            orig_id: id,
+            remap_id: pid as u32,
+            remap_type: Some(RemapType::Procfs.into()),
+        };
+        Ok(self.remaps.writer()?.push(&remap)?)
+    }
+
     /// Completes remap-fpath.img.
     pub fn finish(self) -> Result<()> {
         self.remaps.finish()

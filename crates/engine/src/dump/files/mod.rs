@@ -367,6 +367,7 @@ impl<'a> Files<'a> {
             Name::There(_) => {}
             Name::Deleted(_) => self.ghosts.add(id, seen)?,
             Name::Linked(path) => self.link(id, seen, path)?,
+            Name::OfDead(_, pid) => self.ghosts.of_dead(id, *pid)?,
         }
         Ok(paths::entry(id, seen, flags, owner, name.path()))
     }

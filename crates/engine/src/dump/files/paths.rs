@@ -15,12 +15,15 @@ pub enum Name {
     Deleted(Vec<u8>),
     /// This name is gone, but others are left. It must be given one for the restore.
     Linked(Vec<u8>),
+    /// It is one in /proc of this process, which has ended: another process must lend its pid when it is opened.
+    OfDead(Vec<u8>, i32),
 }
 
 impl Name {
     /// The path, present or past.
     pub fn path(&self) -> &[u8] {
-        let (Self::There(path) | Self::Deleted(path) | Self::Linked(path)) = self;
+        let (Self::There(path) | Self::Deleted(path) | Self::Linked(path) | Self::OfDead(path, _)) =
+            self;
         path
     }
 }
@@ -86,12 +89,27 @@ fn check_proc(seen: &Seen) -> std::result::Result<Name, String> {
     let path = seen.undeleted_name();
     let pid = owner_in_proc(path);
     match pid {
-        Some(pid) if !proc::path(pid, "").exists() => Err(format!(
-            "file {}: of a process that has ended",
-            seen.shown()
-        )),
+        // Whoever has the pid now is not the one that had it then.
+        Some(pid) if path != seen.link.as_slice() || !is_there(seen) => {
+            if path.starts_with(format!("/proc/{pid}/task/").as_bytes())
+                && proc::path(pid, "").exists()
+            {
+                return Err(format!("file {}: of a thread that has ended", seen.shown()));
+            }
+            Ok(Name::OfDead(path.to_vec(), pid))
+        }
         _ => Ok(Name::There(path.to_vec())),
     }
+}
+
+/// Whether the path of a file leads to it.
+fn is_there(seen: &Seen) -> bool {
+    rustix::fs::statat(
+        rustix::fs::CWD,
+        seen.link.as_slice(),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == seen.inode())
 }
 
 /// The process a path below /proc belongs to.
@@ -191,6 +209,21 @@ mod tests {
         fs::rename(dir.path().join("new"), &path).unwrap();
         // The kernel calls it deleted, and a file of that name does not exist.
         assert!(matches!(check(&seen(&file), 0), Ok(Name::Linked(_))));
+    }
+
+    #[test]
+    fn files_of_a_dead_process_need_its_pid() {
+        let mut seen = Seen::sample("/proc/4194000/maps (deleted)", 0o100_444);
+        seen.file_system = PROC;
+        let name = b"/proc/4194000/maps".to_vec();
+        assert_eq!(check(&seen, 0), Ok(Name::OfDead(name, 4_194_000)));
+        let own = std::process::id();
+        let mut seen = Seen::sample(&format!("/proc/{own}/task/1/maps (deleted)"), 0o100_444);
+        seen.file_system = PROC;
+        assert!(check(&seen, 0).unwrap_err().contains("thread"));
+        let own_file = File::open("/proc/self/maps").unwrap();
+        let seen = Seen::descriptor(own as i32, own_file.as_raw_fd()).unwrap();
+        assert!(matches!(check(&seen, 0), Ok(Name::There(_))));
     }
 
     #[test]

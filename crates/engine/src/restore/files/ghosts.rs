@@ -28,6 +28,8 @@ pub enum Remap {
     Ghost(u32),
     /// Another file entry, which names a hard link made at the dump.
     Linked(u32),
+    /// A process that has ended, in whose /proc directory the file was.
+    OfDead(i32),
 }
 
 /// Reads remap-fpath.img: which file entries need a stand-in.
@@ -49,10 +51,7 @@ pub fn load(set: &SetReader) -> Result<HashMap<u32, Remap>> {
         let remap = match kind {
             Ok(RemapType::Ghost) => Remap::Ghost(id),
             Ok(RemapType::Linked) => Remap::Linked(id),
-            Ok(RemapType::Procfs) => {
-                let what = format!("a file in /proc of process {id}, which had ended");
-                return Err(Error::NotRestorable { what });
-            }
+            Ok(RemapType::Procfs) => Remap::OfDead(id as i32),
             Err(_) => {
                 let what = format!("file {}: remap of unknown type", entry.orig_id);
                 return Err(Error::inconsistent("remap-fpath", what));
@@ -87,7 +86,7 @@ pub fn temporary_links(
 ) -> BTreeSet<PathBuf> {
     let linked = remaps.values().filter_map(|remap| match remap {
         Remap::Linked(id) => entries.get(id)?.reg.as_deref(),
-        Remap::Ghost(_) => None,
+        Remap::Ghost(_) | Remap::OfDead(_) => None,
     });
     // Only what is called so: an image could name anything.
     let is_temporary = |path: &&Path| {

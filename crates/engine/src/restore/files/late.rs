@@ -51,6 +51,7 @@ impl Late {
 impl Files {
     /// Opens what could not be opened before: when all processes and threads of the tree exist.
     pub fn open_late(&self) -> Result<()> {
+        self.stand_ins.borrow_mut().clear();
         for (&id, place) in &self.late.files {
             let file = raise(open(self.entry(id)?)?, self.base)?;
             if let Some(owner) = super::owner(self.entry(id)?) {

@@ -41,6 +41,7 @@ mod tables;
 mod timerfds;
 mod ttys;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -87,6 +88,7 @@ pub struct Files {
     own: BTreeMap<u32, OwnedFd>,
     /// Files that can be opened only when the tree's processes exist, and the way by which tasks get them.
     late: Late,
+    stand_ins: RefCell<Vec<pidfds::StandIn>>,
     courier: Courier,
     watches: Watches,
     /// Where epoll instances are filled: table and descriptor, by entry.
@@ -119,6 +121,7 @@ impl Files {
             joined: BTreeSet::new(),
             own: BTreeMap::new(),
             late: Late::default(),
+            stand_ins: RefCell::default(),
             courier: Courier::default(),
             watches: Watches::default(),
             epolls: BTreeMap::new(),
@@ -470,6 +473,7 @@ impl Files {
             set,
             entries: &self.entries,
             remaps: &self.remaps,
+            stand_ins: &self.stand_ins,
             force,
         };
         let open = |reg: &RegFileEntry, flags| named.open(ghosts, reg, flags);
@@ -563,7 +567,8 @@ impl Files {
             self.joined.insert(id);
             return keep(&mut self.opened, self.base, id, file);
         }
-        if late::is_late(reg) {
+        let of_dead = matches!(self.remaps.get(&id), Some(Remap::OfDead(_)));
+        if !of_dead && late::is_late(reg) {
             self.late.await_later(id);
             return Ok(());
         }
@@ -571,6 +576,7 @@ impl Files {
             set,
             entries: &self.entries,
             remaps: &self.remaps,
+            stand_ins: &self.stand_ins,
             force: options.force_files,
         };
         let file = named.open(ghosts, reg, reg.flags)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use cryopod_image::criu::{FileEntry, PidfdEntry};
-use cryopod_sys::clone::spawn_any_sleeper;
+use cryopod_sys::clone::{spawn_any_sleeper, spawn_sleeper};
 use cryopod_sys::{Errno, process, wait};
 
 use crate::error::{Context, Error, Result};
@@ -57,9 +57,31 @@ pub fn open_gone<'e>(
 }
 
 /// A process that only has to end: it is killed and collected when this goes.
-struct StandIn(i32);
+#[derive(Debug)]
+pub struct StandIn(i32);
 
 impl StandIn {
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.0
+    }
+
+    /// One with this pid.
+    pub fn with_pid(pid: i32) -> Result<Self> {
+        match spawn_sleeper(pid) {
+            Ok(()) => Ok(Self(pid)),
+            Err(Errno::EXIST) => Err(Error::PidTaken {
+                pid,
+                holder: crate::restore::holder(pid),
+            }),
+            Err(source) => Err(Error::Task {
+                operation: "make it with its pid (clone3, set_tid)",
+                pid,
+                source,
+            }),
+        }
+    }
+
     fn start() -> Result<Self> {
         spawn_any_sleeper()
             .map(Self)
