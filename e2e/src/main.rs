@@ -33,6 +33,7 @@ mod peers;
 mod programs;
 mod refused;
 mod signals;
+mod sockets;
 mod stdio;
 mod store;
 mod targets;
@@ -78,6 +79,7 @@ fn tests() -> Vec<Test> {
     tests.extend(memory::tests());
     tests.extend(cgroups::tests());
     tests.extend(files::tests());
+    tests.extend(sockets::tests());
     tests.extend(stdio::tests());
     tests.extend(terminals::tests());
     tests.extend(programs::tests());

@@ -64,6 +64,53 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> Result<Mess
     Ok(message)
 }
 
+/// How many of the next `limit` bytes of a stream are whole pieces, each as it was sent; with MSG_PEEK among `flags`
+/// nothing is taken out.
+///
+/// The kernel copies piece by piece, and one that does not fit into memory not at all: behind the `limit` bytes is a page
+/// that nobody may write.
+pub fn whole_pieces(fd: BorrowedFd<'_>, limit: usize, flags: i32) -> Result<usize> {
+    const PAGE_BYTES: usize = 4096;
+    let mut buffer = vec![0u8; limit];
+    // SAFETY: a new mapping of nothing, at a place of the kernel's choice.
+    let wall = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            PAGE_BYTES,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if wall == libc::MAP_FAILED {
+        return Err(Errno::NOMEM);
+    }
+    let mut io = [
+        libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: limit,
+        },
+        libc::iovec {
+            iov_base: wall,
+            iov_len: PAGE_BYTES,
+        },
+    ];
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = io.as_mut_ptr();
+    header.msg_iovlen = io.len();
+    // SAFETY: the first part of `io` is live memory of ours; the second is an inaccessible page, which the kernel finds
+    // out without harm.
+    let got = check(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) as i64 });
+    // SAFETY: the mapping made above, which nothing refers to.
+    unsafe { libc::munmap(wall, PAGE_BYTES) };
+    match got {
+        Err(Errno::FAULT) => Ok(0),
+        got => got.map(|bytes| bytes as usize),
+    }
+}
+
 fn flat(words: &[u64], len: usize) -> Vec<u8> {
     let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
     bytes.take(len).collect()
@@ -218,6 +265,16 @@ mod tests {
         send(one.as_fd(), b"no", &name, &[], None).unwrap();
         let message = receive(one.as_fd(), &mut buffer, libc::MSG_DONTWAIT).unwrap();
         assert_eq!(message.address, name);
+    }
+
+    #[test]
+    fn pieces_of_a_stream_are_told_apart() {
+        let (one, other) = UnixStream::pair().unwrap();
+        for piece in ["four", "", "seven", "x"] {
+            send(one.as_fd(), piece.as_bytes(), &[], &[], None).unwrap();
+        }
+        let whole = |limit| whole_pieces(other.as_fd(), limit, libc::MSG_PEEK).unwrap();
+        assert_eq!([3, 4, 5, 8, 9, 10].map(whole), [0, 4, 4, 4, 9, 10]);
     }
 
     #[test]

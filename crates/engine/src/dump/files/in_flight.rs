@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::identity::Identities;
+use super::sockets::View;
 use crate::error::{Context, Error, Result};
 
 /// The descriptors found in queues.
@@ -20,8 +21,14 @@ pub struct InFlight {
 
 impl InFlight {
     /// Takes a descriptor, and gives the number of its description.
-    pub fn add(&mut self, file: OwnedFd, identities: &mut Identities) -> Result<u32> {
+    pub fn add(
+        &mut self,
+        file: OwnedFd,
+        identities: &mut Identities,
+        sockets: &View,
+    ) -> Result<u32> {
         let stat = rustix::fs::fstat(&file).host("look at a file in the queue of a socket")?;
+        sockets.found_in_flight(&stat);
         let own = std::process::id() as i32;
         let inode = (stat.st_dev, stat.st_ino);
         let (id, is_new) = identities.of_descriptor(inode, own, file.as_raw_fd())?;

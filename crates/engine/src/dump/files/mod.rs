@@ -346,8 +346,8 @@ impl<'a> Files<'a> {
             }
             Some(Kind::Socket(kind)) => {
                 let (identities, in_flight) = (&mut self.identities, &mut self.in_flight);
-                let mut pass_on = |file| in_flight.add(file, identities);
                 let view = &self.outlook.sockets;
+                let mut pass_on = |file| in_flight.add(file, identities, view);
                 match self.sockets.dump(one, kind, view, &mut pass_on)? {
                     Some(entry) => entry,
                     None => return Ok(()),

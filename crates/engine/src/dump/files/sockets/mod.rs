@@ -9,6 +9,7 @@ use cryopod_image::SetWriter;
 use cryopod_image::criu::{FdTypes, FileEntry};
 use cryopod_sys::process;
 use cryopod_sys::socket::{self, SocketKind};
+use rustix::fs::FileType;
 
 use self::unix::{PassOn, Unix};
 use super::seen::Seen;
@@ -73,6 +74,13 @@ impl View {
         Ok(Self {
             unix: unix::view::View::scan(pids, options)?,
         })
+    }
+
+    /// Notes that a file was found in the queue of a socket.
+    pub fn found_in_flight(&self, stat: &rustix::fs::Stat) {
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
+            self.unix.found_in_flight(stat.st_ino as u32);
+        }
     }
 
     /// Whether a socket is connected to somebody outside the tree, as far as it is known here.

@@ -132,8 +132,9 @@ struct Peek<'d> {
     offset: i32,
     /// SO_PASSCRED was switched on to tell an empty message from the end.
     marked: bool,
-    /// Bytes that are behind us.
+    /// Bytes that are behind us, and messages.
     at: usize,
+    seen: usize,
     buffer: Vec<u8>,
 }
 
@@ -155,6 +156,7 @@ impl<'d> Peek<'d> {
             offset,
             marked: false,
             at: 0,
+            seen: 0,
             buffer: vec![0; WINDOW_BYTES],
         };
         if ambiguous && !has_credentials {
@@ -171,7 +173,10 @@ impl<'d> Peek<'d> {
 
     /// Looks at up to `limit` bytes at the present place. `None` at the end.
     fn look(&mut self, limit: usize) -> Result<Option<Message>> {
-        self.set(libc::SO_PEEK_OFF, self.at as i32)?;
+        // An empty message that somebody has peeked at before is passed over where there is an offset.
+        let is_first = self.seen == 0 && self.diag.kind != libc::SOCK_STREAM;
+        let offset = if is_first { -1 } else { self.at as i32 };
+        self.set(libc::SO_PEEK_OFF, offset)?;
         let mut flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         if self.diag.kind != libc::SOCK_STREAM {
             // Tells the whole length of a message.
@@ -212,6 +217,7 @@ impl<'d> Peek<'d> {
             message.credentials = None;
         }
         self.at += message.bytes;
+        self.seen += 1;
         let bytes = self.buffer[..message.bytes].to_vec();
         Ok(Some(Packet { bytes, message }))
     }
@@ -233,38 +239,42 @@ impl<'d> Peek<'d> {
             let bytes = self.buffer[..message.bytes].to_vec();
             return Ok(vec![Packet { bytes, message }]);
         }
-        let before = self.plain_bytes(message.bytes)?;
-        if before > 0 {
-            // The rest comes with the next look, whole.
-            let Some(message) = self.look(before)? else {
-                return Ok(Vec::new());
-            };
-            self.at += before;
-            let bytes = self.buffer[..before].to_vec();
-            return Ok(vec![Packet { bytes, message }]);
+        // They belong to the last of the pieces that these bytes were sent as.
+        let before = self.bytes_before(message.bytes)?;
+        let bytes = self.buffer[..message.bytes].to_vec();
+        let credentials = message.credentials;
+        let without = |bytes: &[u8]| Packet {
+            bytes: bytes.to_vec(),
+            message: Message {
+                credentials,
+                ..Message::default()
+            },
+        };
+        if message.bytes == limit && limit < left {
+            // Or to one that begins behind them. What is before the last one is without in any case, and all of it when
+            // that is longer than any piece with descriptors is.
+            let plain = if before == 0 { limit } else { before };
+            self.at += plain;
+            return Ok(vec![without(&bytes[..plain])]);
         }
         self.at += message.bytes;
-        // Overwritten by the search.
-        let (start, end) = (self.at - message.bytes, self.at);
-        self.at = start;
-        self.look(message.bytes)?;
-        self.at = end;
-        let bytes = self.buffer[..message.bytes].to_vec();
-        Ok(vec![Packet { bytes, message }])
+        let with = Packet {
+            bytes: bytes[before..].to_vec(),
+            message,
+        };
+        Ok(if before == 0 {
+            vec![with]
+        } else {
+            vec![without(&bytes[..before]), with]
+        })
     }
 
-    /// How many of the next `bytes` come without descriptors: where they begin, found by halving.
-    fn plain_bytes(&mut self, bytes: usize) -> Result<usize> {
-        // Up to `low` bytes come without, `high` with them.
-        let (mut low, mut high) = (0, bytes);
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            let with = self
-                .look(middle)?
-                .is_some_and(|message| !message.rights.is_empty());
-            if with { high = middle } else { low = middle }
-        }
-        Ok(low)
+    /// Where the last piece begins that the next `bytes` of a stream were sent as.
+    fn bytes_before(&mut self, bytes: usize) -> Result<usize> {
+        self.set(libc::SO_PEEK_OFF, self.at as i32)?;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let found = message::whole_pieces(self.file.as_fd(), bytes - 1, flags);
+        self.one.check("look into its queue (MSG_PEEK)", found)
     }
 
     /// Puts the options back.

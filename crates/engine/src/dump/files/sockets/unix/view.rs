@@ -1,6 +1,6 @@
 //! Which unix sockets there are, who holds them, and whether they can be dumped.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
@@ -20,6 +20,8 @@ pub struct View {
     sockets: HashMap<u32, UnixSocket>,
     /// Inodes of the sockets that descriptors of the tree lead to.
     held: HashSet<u32>,
+    /// Inodes of those that were found in queues since.
+    in_flight: RefCell<HashSet<u32>>,
     /// Where connections wait to be accepted: the listening socket, by the one that connects.
     waiting: HashMap<u32, u32>,
     /// Peers outside the tree are connected to again by their address, where they have one and are of datagrams.
@@ -48,11 +50,21 @@ impl View {
         Ok(Self {
             sockets,
             held,
+            in_flight: RefCell::default(),
             waiting,
             external: options.external_unix_sockets,
             pids: pids.to_vec(),
             elsewhere: OnceCell::new(),
         })
+    }
+
+    /// Notes that a socket was found in a queue.
+    pub fn found_in_flight(&self, inode: u32) {
+        self.in_flight.borrow_mut().insert(inode);
+    }
+
+    fn is_inside(&self, inode: u32) -> bool {
+        self.held.contains(&inode) || self.in_flight.borrow().contains(&inode)
     }
 
     /// What the kernel tells of a socket.
@@ -68,7 +80,7 @@ impl View {
     /// Whether a socket is connected to one that no process of the tree holds.
     pub fn leads_outside(&self, inode: u32) -> bool {
         let peer = self.get(inode).and_then(|one| one.peer);
-        peer.is_some_and(|peer| peer != 0 && !self.held.contains(&peer))
+        peer.is_some_and(|peer| peer != 0 && !self.is_inside(peer))
             && self.holder(peer.unwrap_or(0)).is_some()
     }
 
@@ -126,7 +138,7 @@ impl View {
     /// Why it is a problem that `inode` is connected to `peer`, if that is outside the tree.
     fn outside_problem(&self, inode: u32, peer: u32) -> Option<String> {
         // Held by nobody, it is in a queue; whether in one of this tree will be seen when these are read.
-        if self.held.contains(&peer) || self.holder(peer).is_none() {
+        if self.is_inside(peer) || self.holder(peer).is_none() {
             return None;
         }
         self.external(inode, peer).err()
