@@ -147,8 +147,33 @@ impl<'a> Unix<'a> {
             return Err(Error::Unsupported(lost));
         }
         let found = self.entries.into_iter().map(|found| found.entry);
-        Ok(found.chain(outside.into_values()).map(file).collect())
+        let entries = peers_first(outside.into_values().chain(found).collect());
+        Ok(entries.into_iter().map(file).collect())
     }
+}
+
+/// Puts whoever is connected to a socket behind it, as criu needs it unless both are connected to each other.
+fn peers_first(entries: Vec<UnixSkEntry>) -> Vec<UnixSkEntry> {
+    let peers: HashMap<u32, u32> = entries
+        .iter()
+        .map(|entry| (entry.ino, entry.peer))
+        .collect();
+    let depth = |entry: &UnixSkEntry| {
+        let mut at = entry.ino;
+        let mut depth = 0;
+        // Chains end with nobody, or with two that are connected to each other, or with one that is to itself.
+        while let Some(&peer) = peers.get(&at).filter(|&&peer| peer != 0) {
+            if peers.get(&peer) == Some(&at) || depth > peers.len() {
+                break;
+            }
+            depth += 1;
+            at = peer;
+        }
+        depth
+    };
+    let mut entries = entries;
+    entries.sort_by_cached_key(depth);
+    entries
 }
 
 fn file(entry: UnixSkEntry) -> FileEntry {
@@ -222,5 +247,33 @@ fn perms(stat: &rustix::fs::Stat) -> FilePermsEntry {
         mode: stat.st_mode,
         uid: stat.st_uid,
         gid: stat.st_gid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_come_before_those_who_are_connected_to_them() {
+        let entry = |(ino, peer)| UnixSkEntry {
+            ino,
+            peer,
+            ..UnixSkEntry::default()
+        };
+        let pairs = [
+            (1, 2),
+            (2, 3),
+            (3, 0),
+            (4, 5),
+            (5, 4),
+            (6, 4),
+            (7, 7),
+            (8, 7),
+        ];
+        let sorted = peers_first(pairs.map(entry).to_vec());
+        let place = |ino| sorted.iter().position(|entry| entry.ino == ino).unwrap();
+        assert!(place(3) < place(2) && place(2) < place(1));
+        assert!(place(4) < place(6) && place(7) < place(8));
     }
 }
