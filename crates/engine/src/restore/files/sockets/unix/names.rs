@@ -6,6 +6,7 @@
 //! to where it was, or removed if it was deleted.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -108,10 +109,15 @@ impl Names {
                 .find(exists)
                 .unwrap_or(Path::new("/"));
         }
-        self.count += 1;
-        let root = parent.join(format!(".cryopod-{}-{}", std::process::id(), self.count));
-        self.make_directory(root.clone())?;
-        Ok(root)
+        loop {
+            self.count += 1;
+            let root = parent.join(format!(".cryopod-{}-{}", std::process::id(), self.count));
+            // One that was killed may have left its own behind, and its pid is used again.
+            match self.make_directory(root.clone()) {
+                Err(Error::Path { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| root),
+            }
+        }
     }
 
     fn make_parents(&mut self, root: &Path, inside: &Path) -> Result<()> {
