@@ -32,7 +32,23 @@ pub fn tests() -> Vec<Test> {
             in_the_session_of_a_shell,
         ),
         Test::new("trees::one_that_never_rests", one_that_never_rests),
+        Test::new("trees::always_in_vfork", always_in_vfork),
     ]
+}
+
+/// A parent in vfork cannot be stopped before its child has gone its way, and whoever starts programs all the time is
+/// never found anywhere else.
+fn always_in_vfork(context: &Context) -> Result<()> {
+    let mut scene = Scene::start(context, Program::native("vforking"))?;
+    if !context.without_checkpoint {
+        for round in 0..20 {
+            scene.checkpoint(&format!("target:round{round}"))?;
+            scene.content()?;
+        }
+        scene.checkpoint_and_stop("target:stopped")?;
+        scene.restore("target:stopped")?;
+    }
+    scene.finish()
 }
 
 /// A program that was started from a shell is in the shell's session; it comes back into that of whoever restores it.

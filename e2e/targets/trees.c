@@ -368,6 +368,20 @@ TARGET(vforked) {
     return done();
 }
 
+/* Somebody is always in vfork() for a moment, as those are who start other programs all the time. */
+TARGET(vforking) {
+    ready();
+    for (int code = 0; !go(); code = (code + 1) % 100) {
+        pid_t pid = vfork();
+        if (pid == 0) {
+            usleep(2000);
+            _exit(code);
+        }
+        expect_exit(pid, code);
+    }
+    return done();
+}
+
 /* The tree holds a task that somebody traces already. */
 TARGET(traced) {
     pid_t pid = MUST(fork());

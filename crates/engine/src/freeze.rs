@@ -19,6 +19,10 @@ use crate::remote::COPY_EXIT_CODE;
 /// How long a task may take to stop before that is an error.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long to wait for tasks of a freeze that failed, to let them go. What comes to its stop later is let go when
+/// cryopod ends, or stopped by the next attempt.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A process of a frozen tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrozenProcess {
@@ -63,7 +67,8 @@ impl Frozen {
     /// Freezes the process `root` and all its descendants.
     ///
     /// A parent in vfork(2) stops only when its child has executed a program, which a child that was stopped first
-    /// never does. So an attempt that takes too long is given up: everybody goes on for a moment, and it is tried again.
+    /// never does. So the parent is waited for first, and an attempt that takes too long is given up: everybody goes on
+    /// for a moment, and it is tried again.
     pub fn freeze(root: i32, cancel: &Cancel) -> Result<Self> {
         let deadline = Instant::now() + STOP_LIMIT;
         let mut patience = Duration::from_millis(50);
@@ -173,6 +178,7 @@ impl Frozen {
                 Err(Error::NoProcess { .. }) if pid != self.root => continue,
                 Err(error) => return Err(error),
             };
+            self.await_vfork(&one, patience, cancel)?;
             match proc::children(pid) {
                 Ok(children) => {
                     let (copies, children): (Vec<i32>, Vec<i32>) =
@@ -187,6 +193,30 @@ impl Frozen {
         }
         self.await_stops(patience, cancel)?;
         Ok(found)
+    }
+
+    /// Lets a parent in vfork(2) come to its stop before its child is stopped: usually the child is about to execute a
+    /// program. Where it is not, this gives up.
+    fn await_vfork(
+        &mut self,
+        one: &FrozenProcess,
+        patience: Duration,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        for &tid in &one.threads {
+            let is_asked = self.seized.get(&tid) == Some(&Hold::Asked);
+            if !is_asked || stat::read_thread(one.pid, tid).is_ok_and(|stat| stat.state != 'D') {
+                continue;
+            }
+            match await_stop(tid, deadline, cancel) {
+                Ok(Some(hold)) => self.seized.insert(tid, hold),
+                Ok(None) => self.seized.remove(&tid),
+                Err(Error::DoesNotStop { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
     }
 
     fn stop_process(&mut self, pid: i32) -> Result<FrozenProcess> {
@@ -245,6 +275,11 @@ impl Frozen {
                 ptrace::interrupt(tid).task("interrupt it", tid)
             }
             Err(Errno::SRCH) => Ok(()),
+            // An attempt before this one could not let it go.
+            Err(Errno::PERM) if tracer(pid, tid) == Some(rustix::thread::gettid().as_raw_pid()) => {
+                self.seized.insert(tid, Hold::Asked);
+                ptrace::interrupt(tid).task("interrupt it", tid)
+            }
             // A thread on its way out is refused too; the next look at the process finds it gone.
             Err(Errno::PERM) if is_ending(pid, tid) => Ok(()),
             Err(errno) => Err(refusal(pid, tid, errno)),
@@ -270,21 +305,32 @@ impl Frozen {
     }
 
     fn release(&mut self) {
+        let (mut asked, still): (Vec<_>, Vec<_>) = std::mem::take(&mut self.seized)
+            .into_iter()
+            .partition(|(_, hold)| *hold == Hold::Asked);
         // Whoever stands still first: a parent in vfork comes to its stop only after its child went on.
-        let mut seized: Vec<(i32, Hold)> = std::mem::take(&mut self.seized).into_iter().collect();
-        seized.sort_by_key(|(_, hold)| *hold == Hold::Asked);
-        for (tid, hold) in seized {
-            // Not at a stop yet (a freeze that failed half-way): bring it to one, or it cannot be detached.
-            if hold == Hold::Asked {
-                let deadline = Instant::now() + Duration::from_secs(1);
-                if !matches!(await_stop(tid, deadline, &Cancel::default()), Ok(Some(_))) {
-                    continue;
-                }
-            }
-            match ptrace::detach(tid) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => tracing::warn!(tid, %error, "could not detach"),
-            }
+        for (tid, _) in still {
+            detach(tid);
+        }
+        // Not at a stop yet (a freeze that failed half-way): each is brought to one, or it could not be detached. All of
+        // them in turn: the parent in vfork may be the first of these, and its child another.
+        let deadline = Instant::now() + RELEASE_LIMIT;
+        while !asked.is_empty() && Instant::now() < deadline {
+            asked.retain(
+                |&(tid, _)| match await_stop(tid, Instant::now(), &Cancel::default()) {
+                    Ok(Some(_)) => {
+                        detach(tid);
+                        false
+                    }
+                    Err(Error::DoesNotStop { .. }) => true,
+                    Ok(None) | Err(_) => false,
+                },
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // The kernel detaches the rest when this process ends.
+        for (tid, _) in asked {
+            tracing::warn!(tid, "it did not stop to be let go");
         }
     }
 }
@@ -292,6 +338,13 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+fn detach(tid: i32) {
+    match ptrace::detach(tid) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => tracing::warn!(tid, %error, "could not detach"),
     }
 }
 
@@ -360,15 +413,16 @@ fn is_ending(pid: i32, tid: i32) -> bool {
     }
 }
 
+/// The thread that traces a thread, if any.
+fn tracer(pid: i32, tid: i32) -> Option<i32> {
+    let status = proc::status::Status::read(pid, tid).ok()?;
+    let tracer = status.number("TracerPid").ok()? as i32;
+    (tracer != 0).then_some(tracer)
+}
+
 fn refusal(pid: i32, tid: i32, errno: Errno) -> Error {
-    let tracer = proc::status::Status::read(pid, tid)
-        .ok()
-        .and_then(|status| status.number("TracerPid").ok());
-    match tracer {
-        Some(tracer) if tracer != 0 => Error::Traced {
-            pid: tid,
-            tracer: tracer as i32,
-        },
+    match tracer(pid, tid) {
+        Some(tracer) => Error::Traced { pid: tid, tracer },
         _ => Error::Task {
             operation: "stop (ptrace)",
             pid: tid,
