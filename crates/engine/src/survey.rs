@@ -37,10 +37,26 @@ const NAMESPACES: [&str; 10] = [
 
 /// Looks for everything that stands in the way of a checkpoint of `root` and all its descendants.
 ///
+/// A running tree is never seen as it is at any one moment: a descriptor may lead to a process, or to a socket, that
+/// came after the list of them was made. So only what is found twice counts.
+///
 /// # Errors
 ///
 /// [`Error::NoProcess`] when there is no `root`; [`Error::Unsupported`] with all that was found.
 pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
+    let mut found = look(root, options)?;
+    if !found.is_empty() {
+        let again = look(root, options)?;
+        found.retain(|one| again.contains(one));
+    }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Unsupported(found))
+    }
+}
+
+fn look(root: i32, options: &DumpOptions) -> Result<Vec<Unsupported>> {
     stat::read(root)?;
     let pids = descendants(root)?;
     let mut survey = Survey {
@@ -55,11 +71,7 @@ pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
         }
     }
     ipc::Objects::find(&pids, &mut survey.found)?;
-    if survey.found.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Unsupported(survey.found))
-    }
+    Ok(survey.found)
 }
 
 /// The root and all below it, parents first.
