@@ -22,6 +22,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("files::pipes_with_packets", |c| {
             survives(c, Program::native("packets"))
         }),
+        Test::new("files::pipes_that_somebody_left", |c| {
+            survives(c, Program::native("left_pipes"))
+        }),
         Test::new("files::fifos", |c| survives(c, Program::native("fifos"))),
         Test::new("files::numbers_through_three_processes", |c| {
             survives(c, Program::native("relay"))

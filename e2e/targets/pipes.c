@@ -231,3 +231,22 @@ TARGET(relay) {
     expect_exit(middle, 0);
     return done();
 }
+
+/* What standard streams lead to is what was left by somebody who has closed his end. */
+TARGET(left_pipes) {
+    int left[2], broken[2];
+    MUST(pipe(left));
+    MUST(pipe(broken));
+    ASSURE(write(left[1], "left over", 9) == 9);
+    MUST(dup2(left[0], 0));
+    MUST(dup2(broken[1], 1));
+    close(left[0]), close(left[1]), close(broken[0]), close(broken[1]);
+    ready();
+    await_go();
+    char text[16] = "";
+    CHECK(read(0, text, sizeof text) == 9 && strcmp(text, "left over") == 0);
+    CHECK(read(0, text, sizeof text) == 0);
+    signal(SIGPIPE, SIG_IGN);
+    CHECK(write(1, text, 1) == -1 && errno == EPIPE);
+    return done();
+}

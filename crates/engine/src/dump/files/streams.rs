@@ -1,10 +1,13 @@
-//! Standard streams that lead outside the tree: a terminal, or a socket or pipe whose other end nobody of
-//! the tree has.
+//! Standard streams that lead outside the tree: a terminal, or a socket or pipe whose other end nobody of the tree has,
+//! but somebody else.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
 
 use cryopod_image::criu::FileEntry;
+use cryopod_sys::{Errno, process};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::kind::{self, Kind, classify};
 use super::seen::{Seen, is_gone};
@@ -61,7 +64,7 @@ impl Streams {
                         streams.outside.insert(seen.inode());
                     }
                     Kind::Pipe => {
-                        pipes.insert(seen.link.clone(), seen.inode());
+                        pipes.insert(seen.link.clone(), (seen.inode(), pid, fd));
                     }
                     _ => {}
                 }
@@ -69,10 +72,11 @@ impl Streams {
         }
         if !pipes.is_empty() {
             let ends = ends(pids, &pipes)?;
-            let half = pipes
-                .into_iter()
-                .filter(|(link, _)| ends.get(link) != Some(&(READ | WRITE)));
-            streams.outside.extend(half.map(|(_, inode)| inode));
+            let half = pipes.into_iter().filter(|(link, (_, pid, fd))| {
+                let ours = ends.get(link).copied().unwrap_or(READ | WRITE);
+                ours != READ | WRITE && has_other_end(*pid, *fd)
+            });
+            streams.outside.extend(half.map(|(_, (inode, ..))| inode));
         }
         Ok(streams)
     }
@@ -102,8 +106,25 @@ impl Streams {
     }
 }
 
+/// Whether a pipe has another end at all: who had it may have closed it or ended, and left something to be read. poll(2)
+/// tells, as POLLHUP to a reader and POLLERR to a writer.
+fn has_other_end(pid: i32, fd: i32) -> bool {
+    let alone = || {
+        let pidfd = process::pidfd_open(pid)?;
+        let end = process::pidfd_getfd(pidfd.as_fd(), fd)?;
+        let mut polled = [PollFd::new(&end, PollFlags::empty())];
+        rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+        let revents = polled[0].revents();
+        Ok::<bool, Errno>(revents.intersects(PollFlags::HUP | PollFlags::ERR))
+    };
+    !alone().unwrap_or(false)
+}
+
+/// A standard stream that is a pipe: its inode, and where it was found.
+type Found = ((u64, u64), i32, i32);
+
 /// Which ends of the given pipes the tree has.
-fn ends(pids: &[i32], pipes: &HashMap<Vec<u8>, (u64, u64)>) -> Result<HashMap<Vec<u8>, u8>> {
+fn ends(pids: &[i32], pipes: &HashMap<Vec<u8>, Found>) -> Result<HashMap<Vec<u8>, u8>> {
     let mut ends: HashMap<Vec<u8>, u8> = HashMap::new();
     for &pid in pids {
         let numbers = match proc::numbers(pid, "fd") {
@@ -179,5 +200,14 @@ mod tests {
             leads_outside(&sleeper, &[pid], 0),
         ];
         assert_eq!(results, [true, false, false]);
+    }
+
+    #[test]
+    fn a_pipe_to_nobody_leads_nowhere() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let sleeper = Sleeper::start(Stdio::from(reader));
+        assert!(leads_outside(&sleeper, &[sleeper.pid()], 0));
+        drop(writer);
+        assert!(!leads_outside(&sleeper, &[sleeper.pid()], 0));
     }
 }
