@@ -40,6 +40,7 @@ mod targets;
 mod terminals;
 mod threads;
 mod timers;
+mod tmux;
 mod trees;
 
 use harness::{Context, Test};
@@ -83,6 +84,7 @@ fn tests() -> Vec<Test> {
     tests.extend(stdio::tests());
     tests.extend(terminals::tests());
     tests.extend(programs::tests());
+    tests.extend(tmux::tests());
     tests.extend(refused::tests());
     tests.extend(store::tests());
     tests.extend(peers::tests());

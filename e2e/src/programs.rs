@@ -18,6 +18,7 @@ const TEXT_BYTES: usize = 4 << 20;
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("programs::python_with_threads_and_subprocesses", python),
+        Test::new("programs::python_asyncio", asyncio),
         Test::new("programs::shell_pipeline", shell_pipeline),
         Test::new("programs::xz", |c| xz(c, "--threads=1")),
         Test::new("programs::xz_with_threads", |c| {
@@ -38,6 +39,61 @@ fn python(context: &Context) -> Result<()> {
         context,
         program.ignoring(&["/map ", "/VmLck", "/SigCgt", "/SigIgn"]),
     )
+}
+
+/// An event loop that is never at rest: what it looks like cannot be compared, but all of its work has to go on.
+fn asyncio(context: &Context) -> Result<()> {
+    needs("python3")?;
+    let program = Program::command("python3")
+        .arg("-c")
+        .arg(include_str!("../programs/asynchronous.py"));
+    let mut scene = Scene::start(context, program)?;
+    works(&scene).context("before anything happened")?;
+    if !context.without_checkpoint {
+        for round in 0..5 {
+            scene.checkpoint(&format!("target:round{round}"))?;
+            works(&scene).with_context(|| format!("after checkpoint {round}"))?;
+        }
+        for round in ["target:first", "target:second"] {
+            scene.checkpoint_and_stop(round)?;
+            scene
+                .restore(round)
+                .with_context(|| format!("{round}\n{}", scene.words()))?;
+            works(&scene).with_context(|| format!("after the restore of {round}"))?;
+        }
+    }
+    scene.finish()
+}
+
+/// Every kind of work of the event loop is done some more times.
+fn works(scene: &Scene) -> Result<()> {
+    let counts = || -> Vec<u64> {
+        let words = scene.file("counts").unwrap_or_default();
+        words
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    };
+    let before = poll::until("counts of the work", || {
+        Ok(Some(counts()).filter(|counts| !counts.is_empty()))
+    })?;
+    poll::until("all kinds of work to go on", || {
+        scene.content()?;
+        let now = counts();
+        let on = now.len() == before.len()
+            && now
+                .iter()
+                .zip(&before)
+                .all(|(now, before)| *now >= before + 3);
+        Ok(on.then_some(()))
+    })
+    .with_context(|| {
+        format!(
+            "counts were {before:?}, are {:?}\n{}",
+            counts(),
+            scene.words()
+        )
+    })
 }
 
 /// Four processes that pass numbered lines on: none is lost, none comes twice, whatever happens on the way.

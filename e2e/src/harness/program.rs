@@ -16,7 +16,7 @@ enum Source {
     /// One of those in [`crate::targets`].
     Own(&'static str),
     /// Anything else, found in the PATH. It learns the directory from the environment: `DIR`.
-    Command(&'static str),
+    Command(String),
 }
 
 /// A target program with its arguments.
@@ -59,9 +59,9 @@ impl Program {
         Self::new(Source::Own(name))
     }
 
-    /// A program of the system.
-    pub fn command(name: &'static str) -> Self {
-        Self::new(Source::Command(name))
+    /// A program of the system, or any other by its path.
+    pub fn command(name: impl Into<String>) -> Self {
+        Self::new(Source::Command(name.into()))
     }
 
     /// A shell script.
@@ -72,6 +72,13 @@ impl Program {
     /// With one more argument.
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// With more arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.arguments
+            .extend(arguments.into_iter().map(|one| one.as_ref().to_owned()));
         self
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::context::skip;
-use super::cryopod::{Cryopod, find};
+use super::cryopod::{Cryopod, find, find_all};
 use super::snapshot::Snapshot;
 use super::{Context, Program, poll, processes};
 
@@ -47,6 +47,42 @@ impl<'a> Scene<'a> {
         adjust: impl FnOnce(&mut Command) -> Result<()>,
     ) -> Result<Self> {
         let directory = context.scene_directory()?;
+        let mut scene = Self::launch(context, program, directory, adjust)?;
+        scene
+            .await_file("ready")
+            .context("the target did not get ready")?;
+        scene.note_pids();
+        Ok(scene)
+    }
+
+    /// Starts a program that knows nothing of this conversation, in a directory that was made for it, and waits until it
+    /// answers.
+    pub fn start_in(
+        context: &'a Context,
+        program: Program,
+        directory: PathBuf,
+        mut answers: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let mut scene = Self::launch(context, program, directory, |_| Ok(()))?;
+        poll::until("the program to answer", || {
+            ensure!(
+                processes::is_alive(scene.root),
+                "it ended before it answered\n{}",
+                scene.words()
+            );
+            Ok(answers().then_some(()))
+        })
+        .with_context(|| scene.words())?;
+        scene.note_pids();
+        Ok(scene)
+    }
+
+    fn launch(
+        context: &'a Context,
+        program: Program,
+        directory: PathBuf,
+        adjust: impl FnOnce(&mut Command) -> Result<()>,
+    ) -> Result<Self> {
         let complaints = directory.join("complaints");
         fs::write(&complaints, "")?;
         fs::set_permissions(&complaints, fs::Permissions::from_mode(0o666))?;
@@ -59,19 +95,14 @@ impl<'a> Scene<'a> {
         // The command holds our copies of what the child got; pipes to it would not end while we had them.
         drop(command);
         let cryopod = Cryopod::new(context, &directory);
-        let mut scene = Self {
+        Ok(Self {
             context,
             cryopod,
             program,
             directory,
             root,
             pids: BTreeSet::from([root]),
-        };
-        scene
-            .await_file("ready")
-            .context("the target did not get ready")?;
-        scene.note_pids();
-        Ok(scene)
+        })
     }
 
     /// Waits for a file of the target; its end, or a complaint about the set-up, comes as an error.
@@ -161,8 +192,14 @@ impl<'a> Scene<'a> {
 
     /// Takes a checkpoint and leaves the target running.
     pub fn checkpoint(&self, reference: &str) -> Result<Value> {
+        self.checkpoint_with(reference, &[])
+    }
+
+    /// The same, with more on the command line.
+    pub fn checkpoint_with(&self, reference: &str, options: &[&str]) -> Result<Value> {
+        let root = self.root.to_string();
         self.cryopod
-            .json(&self.checkpoint_words(&self.root.to_string(), reference))
+            .json(&[&self.checkpoint_words(&root, reference)[..], options].concat())
     }
 
     /// Takes a checkpoint in the place of the last one that this took, and leaves the target running.
@@ -181,13 +218,30 @@ impl<'a> Scene<'a> {
 
     /// Takes a checkpoint that ends the target, and waits until nothing of it is left.
     pub fn checkpoint_and_stop(&mut self, reference: &str) -> Result<Value> {
+        self.checkpoint_and_stop_with(reference, &[])
+    }
+
+    /// The same, with more on the command line.
+    pub fn checkpoint_and_stop_with(&mut self, reference: &str, options: &[&str]) -> Result<Value> {
         self.note_pids();
-        let root = self.root.to_string();
-        let mut words = self.checkpoint_words(&root, reference);
-        words.push("--stop");
-        let report = self.cryopod.json(&words)?;
+        let report = self.checkpoint_with(reference, &[&["--stop"], options].concat())?;
+        self.note_stored_pids(reference)?;
         self.await_nothing_left()?;
         Ok(report)
+    }
+
+    /// Remembers the processes that are in a checkpoint: some may not have been there a moment before.
+    fn note_stored_pids(&mut self, reference: &str) -> Result<()> {
+        let document = self.cryopod.json(&["inspect", reference])?;
+        let mut stored = Vec::new();
+        find_all(&document, "pid", &mut stored);
+        let pids = stored
+            .iter()
+            .filter_map(|one| one.get("pid").and_then(Value::as_i64));
+        for pid in pids {
+            self.pids.insert(i32::try_from(pid)?);
+        }
+        Ok(())
     }
 
     /// Waits until none of the target's processes is there any more.
@@ -200,7 +254,14 @@ impl<'a> Scene<'a> {
 
     /// Brings the target back, detached.
     pub fn restore(&mut self, reference: &str) -> Result<Value> {
-        let report = self.cryopod.json(&["restore", reference, "--detach"])?;
+        self.restore_with(reference, &[])
+    }
+
+    /// The same, with more on the command line.
+    pub fn restore_with(&mut self, reference: &str, options: &[&str]) -> Result<Value> {
+        let report = self
+            .cryopod
+            .json(&[&["restore", reference, "--detach"], options].concat())?;
         let root = find(&report, "root_pid").and_then(Value::as_i64);
         ensure!(
             root == Some(self.root.into()),
