@@ -27,6 +27,7 @@ mod cgroups;
 mod faults;
 mod files;
 mod harness;
+mod inet;
 mod live;
 mod memory;
 mod peers;
@@ -81,6 +82,7 @@ fn tests() -> Vec<Test> {
     tests.extend(cgroups::tests());
     tests.extend(files::tests());
     tests.extend(sockets::tests());
+    tests.extend(inet::tests());
     tests.extend(stdio::tests());
     tests.extend(terminals::tests());
     tests.extend(programs::tests());

@@ -49,7 +49,12 @@ TARGET(unsupported) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     MUST(bind(listener, (struct sockaddr *)&address, sizeof address));
     MUST(listen(listener, 1));
-    put(0, listener);
+    socklen_t size = sizeof address;
+    MUST(getsockname(listener, (struct sockaddr *)&address, &size));
+    /* Connections are taken along only when somebody says so. */
+    int client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(client, (struct sockaddr *)&address, size));
+    put(0, MUST(accept(listener, NULL, NULL)));
     pid_t pid = child(with_strange_files, NULL);
     await_count(&board->settled, 1);
     tell();

@@ -250,6 +250,28 @@ pub(crate) struct Checkpoint {
     /// Threads that read and write memory [default: as many as processors]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// Take TCP connections along. With --stop their peers wait, and none of their packets gets through, until the
+    /// program is restored; without it a restore only finds its peer if the program has not talked with it since. Without
+    /// this or --tcp-close, a program that has a connection is refused
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub(crate) tcp_established: bool,
+    /// Leave TCP connections out: their sockets come back closed
+    #[arg(long)]
+    pub(crate) tcp_close: bool,
+    /// Leave connections behind that a listening program has not accepted yet, instead of refusing it
+    #[arg(long)]
+    pub(crate) skip_in_flight: bool,
+    /// How connections are kept from changing meanwhile: by a table of nf_tables, or not at all because you see to it
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t = NetworkLock::Nftables)]
+    pub(crate) network_lock: NetworkLock,
+}
+
+/// How connections are locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkLock {
+    #[default]
+    Nftables,
+    Skip,
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -281,6 +303,12 @@ pub(crate) struct Restore {
     /// Put the program's groups below PATH, in one hierarchy ("memory", "name=systemd") or in all
     #[arg(long, value_name = "[HIERARCHY:]PATH")]
     pub(crate) cgroup_root: Vec<CgroupRoot>,
+    /// Bring TCP connections back, and let their packets through again
+    #[arg(long, conflicts_with = "tcp_close")]
+    pub(crate) tcp_established: bool,
+    /// Bring sockets that had a TCP connection back closed
+    #[arg(long)]
+    pub(crate) tcp_close: bool,
 }
 
 /// `1048576`, `1024K`, `1M`, `1G`.

@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use cryopod::{CgroupOptions, CheckpointOptions, Freeze, Label, Ref, RestoreOptions, Target};
+use cryopod::{
+    CgroupOptions, CheckpointOptions, Connections, Freeze, Label, NetworkLock, Ref, RestoreOptions,
+    Target, TcpOptions,
+};
 
 use crate::args::{self, Command, FreezeMode};
 use crate::failure::Failure;
@@ -130,6 +133,15 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
             FreezeMode::Stop => Freeze::Stop,
         },
         jobs: typed.jobs,
+        tcp: TcpOptions {
+            connections: connections(typed.tcp_established, typed.tcp_close),
+            lock: match typed.network_lock {
+                args::NetworkLock::Nftables => NetworkLock::Nftables,
+                args::NetworkLock::Skip => NetworkLock::Skip,
+            },
+            skip_in_flight: typed.skip_in_flight,
+            ends: typed.stop,
+        },
         label,
         name,
         external_unix_sockets: typed.ext_unix_sk,
@@ -156,6 +168,7 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
             roots: typed.cgroup_root,
             ..CgroupOptions::default()
         },
+        connections: connections(typed.tcp_established, typed.tcp_close),
         ..RestoreOptions::default()
     };
     Ok(Restore {
@@ -166,6 +179,15 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
             pidfile: typed.pidfile,
         },
     })
+}
+
+/// What becomes of TCP connections.
+pub(crate) fn connections(keep: bool, close: bool) -> Connections {
+    match (keep, close) {
+        (_, true) => Connections::Close,
+        (true, false) => Connections::Keep,
+        (false, false) => Connections::Refuse,
+    }
 }
 
 fn parse_ref(text: &str) -> Result<Ref, Failure> {

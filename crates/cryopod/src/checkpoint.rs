@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress};
+use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress, TcpOptions};
 use cryopod_image::{Kind, SetWriter};
 use cryopod_store::{CheckpointMeta, Label, Name, Ref, Replace, Store};
 use jiff::Timestamp;
@@ -35,6 +35,8 @@ pub struct CheckpointOptions {
     pub irmap_scan_paths: Vec<PathBuf>,
     /// Search even where the kernel opens a watched file by its handle.
     pub force_irmap: bool,
+    /// What becomes of TCP connections; whether the target ends is known without it.
+    pub tcp: TcpOptions,
     /// The label; the command's name by default.
     pub label: Option<Label>,
     /// The name under the label; the time in UTC by default.
@@ -191,6 +193,10 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
             options.freeze
         },
         jobs: options.jobs,
+        tcp: TcpOptions {
+            ends: options.stop,
+            ..options.tcp
+        },
         external_stdio: true,
         shell_job: true,
         cgroups: default.cgroups,

@@ -105,10 +105,25 @@ pub const FEATURES: &[(&str, Probe)] = &[
     ("sk_unix_file", || has_capability(CAP_NET_ADMIN)),
     ("sockopt_buf_lock", || kernel_at_least(5, 15)),
     ("pagemap_scan_guard_pages", || kernel_at_least(6, 15)),
+    // Raw sockets are read without sock_diag(7).
+    ("net_diag_raw", || true),
+    ("ipv6_freebind", || true),
+    ("tcp_half_closed", || has_capability(CAP_NET_ADMIN)),
+    ("network_lock_nftables", || {
+        cryopod_engine::net::lock::check().is_ok()
+    }),
+    ("has_ipt_legacy", iptables_legacy),
 ];
 
 /// capabilities(7).
 const CAP_NET_ADMIN: u32 = 12;
+
+/// Whether iptables(8) is there as it was before nf_tables, which some of criu's own tests ask for.
+fn iptables_legacy() -> bool {
+    ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+        .iter()
+        .any(|dir| Path::new(dir).join("iptables-legacy").exists())
+}
 
 /// Whether the feature that criu calls so is there; `None` for one that cryopod has no use for yet.
 #[must_use]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, CgroupOptions, DumpOptions, Freeze, Frozen, Progress};
+use cryopod_engine::{Cancel, CgroupOptions, DumpOptions, Freeze, Frozen, Progress, TcpOptions};
 use cryopod_image::criu::{RestoreStatsEntry, StatsEntry};
 use cryopod_image::{Kind, SetWriter};
 use serde::Serialize;
@@ -47,6 +47,8 @@ pub struct DumpDirOptions {
     pub external_unix_sockets: bool,
     /// Control groups.
     pub cgroups: CgroupOptions,
+    /// What becomes of TCP connections; whether the target ends is known without it.
+    pub tcp: TcpOptions,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -147,6 +149,10 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         // criu's scripts and options expect a target that stands still until everything is written.
         freeze: Freeze::Stop,
         cgroups: options.cgroups.clone(),
+        tcp: TcpOptions {
+            ends: options.afterwards == Afterwards::Kill,
+            ..options.tcp
+        },
         ..default
     }
 }

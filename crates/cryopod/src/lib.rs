@@ -53,7 +53,8 @@ pub use restore::{RestoreOptions, RestoreReport, Restored, restore, restore_dir}
 pub use target::Target;
 
 pub use cryopod_engine::{
-    Cancel, CgroupOptions, CgroupRoot, Freeze, ManageCgroups, NoProgress, Progress, Stdio,
+    Cancel, CgroupOptions, CgroupRoot, Connections, Freeze, ManageCgroups, NetworkLock, NoProgress,
+    Progress, Stdio, TcpOptions,
 };
 pub use cryopod_store::{
     CheckpointMeta, FreezeInfo, Label, Listed, MAX_NAME_BYTES, Name, ProcessSummary, Ref, Removed,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use cryopod_engine::{Cancel, CgroupOptions, Progress, Stdio};
+use cryopod_engine::{Cancel, CgroupOptions, Connections, Progress, Stdio};
 use cryopod_image::criu::PstreeEntry;
 use cryopod_image::{Kind, SetReader};
 use cryopod_store::{Ref, Store};
@@ -33,6 +33,8 @@ pub struct RestoreOptions {
     pub remove_links: bool,
     /// Control groups.
     pub cgroups: CgroupOptions,
+    /// What becomes of TCP connections.
+    pub connections: Connections,
 }
 
 /// What a restore brought back. Times are in microseconds, sizes in bytes.
@@ -141,6 +143,7 @@ fn revive(
         force_files: options.force_files,
         remove_links: options.remove_links,
         cgroups: options.cgroups.clone(),
+        connections: options.connections,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
     tracing::info!(

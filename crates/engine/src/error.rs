@@ -164,6 +164,42 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// An internet socket could not be given an option that it had.
+    #[error("cannot set option {name} at level {level} of an internet socket")]
+    InetOption {
+        /// `SOL_*` or `IPPROTO_*`.
+        level: i32,
+        /// Its number there.
+        name: i32,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A request about an address of the network failed.
+    #[error("cannot {operation} {address}")]
+    Address {
+        /// What was attempted.
+        operation: &'static str,
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A checkpoint has a TCP connection, and nothing was said about what becomes of it.
+    #[error("a TCP connection from {local} to {peer} is in the checkpoint")]
+    Connection {
+        /// The restored end.
+        local: std::net::SocketAddr,
+        /// The other.
+        peer: std::net::SocketAddr,
+    },
+    /// Connections cannot be locked, because the kernel lacks what it takes.
+    #[error("cannot {operation}: the kernel lacks CONFIG_NF_TABLES or CONFIG_NF_TABLES_INET")]
+    NoNetworkLock {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// A line of /proc is not as proc(5) describes it.
     #[error("{path}: not understood: {line:?}")]
     Proc {
@@ -266,13 +302,21 @@ impl Error {
             | Self::SocketOption { source, .. }
             | Self::Bind { source, .. }
             | Self::Cgroup { source, .. }
+            | Self::InetOption { source, .. }
             | Self::Host { source, .. } => errno_kind(*source),
+            Self::Address { source, .. } => match *source {
+                Errno::ADDRINUSE => ErrorKind::Busy,
+                source => errno_kind(source),
+            },
             Self::Path { source, .. } => {
                 Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)
             }
             Self::Ended { .. } | Self::UnexpectedStop { .. } => ErrorKind::External,
             Self::Proc { .. } => ErrorKind::Internal,
-            Self::Unsupported(_) | Self::NotRestorable { .. } => ErrorKind::Unsupported,
+            Self::Unsupported(_)
+            | Self::NotRestorable { .. }
+            | Self::NoNetworkLock { .. }
+            | Self::Connection { .. } => ErrorKind::Unsupported,
             Self::Traced { .. }
             | Self::DoesNotStop { .. }
             | Self::PidTaken { .. }
@@ -299,6 +343,24 @@ impl Error {
             Self::Unsupported(_) => {
                 Some("end or close what is listed, then try again; nothing was changed".into())
             }
+            Self::Address {
+                source: Errno::ADDRINUSE,
+                ..
+            } => Some("end whoever has this address now, then try again".into()),
+            Self::Address {
+                source: Errno::ADDRNOTAVAIL,
+                ..
+            } => Some("give this machine the address first".into()),
+            Self::Connection { .. } => Some(
+                "give --tcp-established if it was taken along and its peer still waits, or --tcp-close to restore \
+                 the socket without it"
+                    .into(),
+            ),
+            Self::NoNetworkLock { .. } => Some(
+                "load the module nf_tables, or see to it yourself that no packet of these connections passes and give \
+                 --network-lock skip"
+                    .into(),
+            ),
             Self::Traced { tracer, .. } => Some(format!(
                 "detach the debugger or strace (pid {tracer}) first"
             )),

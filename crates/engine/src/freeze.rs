@@ -4,6 +4,7 @@
 //! thread that is not stopped yet may still fork. Seizing sends no signal and leaves job control as it is: a task that
 //! was stopped stays so when it is let go.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use cryopod_sys::ptrace::{self, options};
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{Errno, process};
 
+use crate::dump::Held;
 use crate::error::{Context, Error, Result, Unsupported};
 use crate::proc::{self, stat};
 use crate::progress::Cancel;
@@ -61,6 +63,8 @@ pub struct Frozen {
     processes: Vec<FrozenProcess>,
     seized: BTreeMap<i32, Hold>,
     since: Instant,
+    /// Connections that are locked while it stands still.
+    held: RefCell<Held>,
 }
 
 impl Frozen {
@@ -90,6 +94,7 @@ impl Frozen {
             processes: Vec::new(),
             seized: BTreeMap::new(),
             since: Instant::now(),
+            held: RefCell::default(),
         };
         loop {
             let found = frozen.pass(patience, cancel)?;
@@ -123,6 +128,16 @@ impl Frozen {
         self.since
     }
 
+    /// Keeps connections locked until the tree goes on, or from now on if it ends.
+    pub fn hold(&self, held: Held) {
+        self.held.replace(held);
+    }
+
+    /// Unlocks the connections while the tree still stands.
+    pub fn unlock(&self) {
+        self.held.take();
+    }
+
     /// Lets the tree go. Returns how long it stood still.
     pub fn thaw(mut self) -> Duration {
         self.release();
@@ -145,6 +160,9 @@ impl Frozen {
             }
         }
         self.seized.clear();
+        if let Err(error) = self.held.take().end() {
+            tracing::error!(%error, "the connections of the tree could not be kept for a restore");
+        }
         Ok(elapsed)
     }
 
@@ -155,6 +173,7 @@ impl Frozen {
             processes: Vec::new(),
             seized: BTreeMap::new(),
             since: Instant::now(),
+            held: RefCell::default(),
         };
         held.seize(pid, pid)?;
         held.await_stops(Duration::from_millis(500), &Cancel::default())?;
@@ -305,6 +324,7 @@ impl Frozen {
     }
 
     fn release(&mut self) {
+        self.unlock();
         let (mut asked, still): (Vec<_>, Vec<_>) = std::mem::take(&mut self.seized)
             .into_iter()
             .partition(|(_, hold)| *hold == Hold::Asked);

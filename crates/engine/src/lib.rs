@@ -11,7 +11,8 @@
 //! - [`dump`]: one module per kind of resource writes its part of the image set
 //! - [`restore`]: the same rooms in the other direction: build the tree, fill its memory, let go
 //!
-//! Below them: [`proc`] reads /proc, [`remote`] makes remote system calls, [`cpu`] translates registers.
+//! Below them: [`proc`] reads /proc, [`remote`] makes remote system calls, [`cpu`] translates registers, [`net`] asks
+//! the kernel about sockets and locks connections.
 
 pub mod cgroups;
 pub mod cpu;
@@ -19,6 +20,7 @@ pub mod dump;
 pub mod error;
 pub mod freeze;
 mod line;
+pub mod net;
 pub mod proc;
 pub mod progress;
 pub mod remote;
@@ -27,7 +29,10 @@ mod sock_diag;
 pub mod survey;
 
 pub use cgroups::{CgroupOptions, CgroupRoot, ManageCgroups};
-pub use dump::{DumpOptions, DumpReport, Freeze, FreezeChoice, ProcessSummary, Snapshot, dump};
+pub use dump::{
+    Connections, DumpOptions, DumpReport, Freeze, FreezeChoice, NetworkLock, ProcessSummary,
+    Snapshot, TcpOptions, dump,
+};
 pub use error::{Error, ErrorKind, Result, Unsupported};
 pub use freeze::Frozen;
 pub use progress::{Cancel, NoProgress, Progress};

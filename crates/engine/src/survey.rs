@@ -10,12 +10,13 @@ use std::io::Read;
 
 use cryopod_image::criu::FdTypes;
 
-use crate::dump::DumpOptions;
 use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
 use crate::dump::files::seen::{Seen, is_gone};
+use crate::dump::{Connections, DumpOptions, NetworkLock};
 use crate::dump::{aio, ipc};
 use crate::error::{Error, ErrorKind, Result, Unsupported};
+use crate::net::lock;
 use crate::proc::{self, maps, maps::Mapping, stat, status::Status};
 
 /// `PF_KTHREAD` of the flags in /proc/PID/stat (linux/sched.h).
@@ -71,6 +72,9 @@ fn look(root: i32, options: &DumpOptions) -> Result<Vec<Unsupported>> {
         }
     }
     ipc::Objects::find(&pids, &mut survey.found)?;
+    if options.tcp.connections == Connections::Keep && options.tcp.lock == NetworkLock::Nftables {
+        lock::check()?;
+    }
     Ok(survey.found)
 }
 

@@ -26,6 +26,7 @@ pub mod ptrace;
 pub mod signal;
 pub mod socket;
 pub mod stand_in;
+pub mod tcp;
 pub mod tty;
 pub mod wait;
 

@@ -137,6 +137,23 @@ pub fn option_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, limit: usize) -> 
     Ok(value)
 }
 
+/// getsockopt(2) for an option whose question is in the place of its answer: `value` goes in and comes out. Returns how
+/// many bytes were written.
+pub fn ask_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<usize> {
+    let mut len = socklen(value.len())?;
+    // SAFETY: both out-pointers are live, and `len` says how long `value` is.
+    check(i64::from(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    }))?;
+    Ok(value.len().min(len as usize))
+}
+
 /// setsockopt(2) for an option that is plain data without pointers.
 pub fn set_option_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<()> {
     // SAFETY: `value` is live, as long as said, and only read.

@@ -28,6 +28,8 @@ pub struct Program {
     pub ignoring: Vec<&'static str>,
     /// Further options of its checkpoints.
     pub checkpoint_options: Vec<&'static str>,
+    /// Further options of its restores.
+    pub restore_options: Vec<&'static str>,
     /// Stay in the session of the test instead of leading one.
     pub same_session: bool,
     /// It writes to files of its own accord, so that it cannot be brought back from a checkpoint after which it went on.
@@ -43,6 +45,7 @@ impl Program {
             arguments: Vec::new(),
             ignoring: Vec::new(),
             checkpoint_options: Vec::new(),
+            restore_options: Vec::new(),
             same_session: false,
             writes: false,
             exit_code: 0,
@@ -97,6 +100,12 @@ impl Program {
     /// Writing to files while nobody looks.
     pub fn that_writes(mut self) -> Self {
         self.writes = true;
+        self
+    }
+
+    /// Restored with further options.
+    pub fn restored_with(mut self, options: &[&'static str]) -> Self {
+        self.restore_options.extend(options);
         self
     }
 

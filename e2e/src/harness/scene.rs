@@ -259,9 +259,10 @@ impl<'a> Scene<'a> {
 
     /// The same, with more on the command line.
     pub fn restore_with(&mut self, reference: &str, options: &[&str]) -> Result<Value> {
-        let report = self
-            .cryopod
-            .json(&[&["restore", reference, "--detach"], options].concat())?;
+        let mut words = vec!["restore", reference, "--detach"];
+        words.extend(&self.program.restore_options);
+        words.extend(options);
+        let report = self.cryopod.json(&words)?;
         let root = find(&report, "root_pid").and_then(Value::as_i64);
         ensure!(
             root == Some(self.root.into()),

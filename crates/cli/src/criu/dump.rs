@@ -20,6 +20,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         irmap_scan_paths: settings.irmap_scan_paths.clone(),
         external_unix_sockets: settings.external_unix_sockets,
         cgroups: settings.cgroups(),
+        tcp: settings.tcp(),
     };
     scripts::run(settings, "pre-dump", settings.tree)?;
     if let Some(fd) = settings.status_fd {

@@ -35,6 +35,10 @@ pub(super) enum Setting {
     IrmapScanPath,
     /// `--ext-unix-sk`.
     ExternalUnixSockets,
+    TcpEstablished,
+    TcpClose,
+    SkipInFlight,
+    NetworkLock,
     DisplayStats,
     ActionScript,
     StatusFd,
@@ -104,7 +108,6 @@ const fn refused(long: &'static str, short: char, value: Value, because: &'stati
 
 const PERMITS: &str = "it permits something; what is not supported is refused when it is found";
 const MOUNTS: &str = "it is about mount namespaces, and trees with their own are refused";
-const NETWORK: &str = "it is about connections, and sockets are refused when they are found";
 const NO_INCREMENTS: &str = "incremental dumps are not there yet: leave it out for a full one";
 const NO_REMOTE: &str = "pages cannot be sent over a network yet";
 const CGROUP_PROPS: &str =
@@ -204,10 +207,10 @@ pub(super) const OPTIONS: &[Opt] = &[
     supported("file-locks", 'l', Switch, S::FileLocks),
     accepted("allow-uprobes", ' ', Switch, PERMITS),
     supported("ext-unix-sk", ' ', Optional, S::ExternalUnixSockets),
-    accepted("tcp-established", ' ', Switch, NETWORK),
-    accepted("tcp-close", ' ', Switch, NETWORK),
-    accepted("skip-in-flight", ' ', Switch, NETWORK),
-    accepted("network-lock", ' ', Required, NETWORK),
+    supported("tcp-established", ' ', Switch, S::TcpEstablished),
+    supported("tcp-close", ' ', Switch, S::TcpClose),
+    supported("skip-in-flight", ' ', Switch, S::SkipInFlight),
+    supported("network-lock", ' ', Required, S::NetworkLock),
     // Restore.
     supported("restore-detached", 'd', Switch, S::Detached),
     refused(

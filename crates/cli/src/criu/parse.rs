@@ -6,7 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use cryopod::{Afterwards, CgroupOptions, Target};
+use cryopod::{Afterwards, CgroupOptions, Connections, NetworkLock, Target, TcpOptions};
+
+use crate::request;
 
 use super::options::{OPTIONS, Opt, Setting, Value, Verdict};
 
@@ -44,6 +46,10 @@ pub(super) struct Settings {
     pub(super) irmap_scan_paths: Vec<PathBuf>,
     /// `--ext-unix-sk`, of all sockets.
     pub(super) external_unix_sockets: bool,
+    tcp_established: bool,
+    tcp_close: bool,
+    /// All but what becomes of connections.
+    tcp: TcpOptions,
     pub(super) display_stats: bool,
     pub(super) scripts: Vec<OsString>,
     pub(super) status_fd: Option<u32>,
@@ -79,6 +85,19 @@ impl Settings {
     /// The pidfile, where one was asked for.
     pub(super) fn pidfile(&self) -> Option<PathBuf> {
         self.pidfile.as_ref().map(|file| self.work_dir().join(file))
+    }
+
+    /// What becomes of TCP connections.
+    pub(super) fn connections(&self) -> Connections {
+        request::connections(self.tcp_established, self.tcp_close)
+    }
+
+    /// How TCP sockets are dumped.
+    pub(super) fn tcp(&self) -> TcpOptions {
+        TcpOptions {
+            connections: self.connections(),
+            ..self.tcp
+        }
     }
 
     /// The tree to dump.
@@ -333,6 +352,21 @@ fn apply(
             Some(inodes) => settings.refused.push(format!(
                 "option {shown}={inodes} is not supported: give {shown} alone, for datagrams to an address"
             )),
+        },
+        Setting::TcpEstablished => settings.tcp_established = on,
+        Setting::TcpClose => settings.tcp_close = on,
+        Setting::SkipInFlight => settings.tcp.skip_in_flight = on,
+        // What criu does with iptables is done with nf_tables here, to the same effect.
+        Setting::NetworkLock => match given {
+            "iptables" | "nftables" => settings.tcp.lock = NetworkLock::Nftables,
+            "skip" => settings.tcp.lock = NetworkLock::Skip,
+            _ => {
+                return Err(UsageError::BadValue {
+                    option: shown.to_owned(),
+                    value: given.to_owned(),
+                    wanted: "iptables, nftables or skip",
+                });
+            }
         },
         Setting::DisplayStats => settings.display_stats = on,
         Setting::ActionScript => settings.scripts.extend(value),

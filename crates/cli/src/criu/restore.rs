@@ -26,6 +26,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         leave_stopped: settings.leave_stopped,
         remove_links: true,
         cgroups: settings.cgroups(),
+        connections: settings.connections(),
         refuse_shell_job: !settings.shell_job,
         foreground: settings.shell_job && !settings.detached,
         ..RestoreOptions::default()

@@ -4,7 +4,7 @@ use cryopod_image::Kind;
 use cryopod_image::criu::{InventoryEntry, PstreeEntry, TimensEntry, Timespec};
 
 use super::process::World;
-use super::{DumpOptions, ids};
+use super::{Connections, DumpOptions, NetworkLock, ids};
 use crate::error::{Error, Result, Unsupported};
 use crate::freeze::{Frozen, FrozenProcess};
 use crate::proc::stat;
@@ -12,8 +12,20 @@ use crate::proc::stat;
 /// The format's version. 2 allows pages to be stored per namespace id; nothing newer is needed.
 const IMG_VERSION: u32 = 2;
 
-/// Writes them.
-pub fn dump(world: &mut World<'_>, frozen: &Frozen, options: &DumpOptions) -> Result<()> {
+/// How connections were locked, in criu's numbers. The first is what criu has where there are none.
+mod lock_method {
+    pub const IPTABLES: u32 = 0;
+    pub const NFTABLES: u32 = 1;
+    pub const SKIP: u32 = 2;
+}
+
+/// Writes them. `run_id` is that of a dump which has locked connections.
+pub fn dump(
+    world: &mut World<'_>,
+    frozen: &Frozen,
+    options: &DumpOptions,
+    run_id: Option<String>,
+) -> Result<()> {
     check_leaders(frozen, options)?;
     let mut tree = world.set.entries(Kind::Pstree, None)?;
     for one in frozen.processes() {
@@ -48,8 +60,13 @@ pub fn dump(world: &mut World<'_>, frozen: &Frozen, options: &DumpOptions) -> Re
             root_cg_set: Some(world.cgroups.own()?),
             lsmtype: Some(0),
             dump_uptime: Some(uptime_ns() / 1000),
-            tcp_close: Some(false),
-            network_lock_method: Some(0),
+            tcp_close: Some(options.tcp.connections == Connections::Close),
+            network_lock_method: Some(match (&run_id, options.tcp.lock) {
+                (Some(_), _) => lock_method::NFTABLES,
+                (None, NetworkLock::Skip) => lock_method::SKIP,
+                (None, NetworkLock::Nftables) => lock_method::IPTABLES,
+            }),
+            dump_criu_run_id: run_id,
             ..InventoryEntry::default()
         },
     )?;

@@ -13,6 +13,7 @@
 
 pub(crate) mod aio;
 mod cgroups;
+mod connections;
 mod credentials;
 pub mod files;
 pub(crate) mod guards;
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 
 use cryopod_image::SetWriter;
 
+pub use connections::{Connections, Held, NetworkLock, TcpOptions};
 pub use report::{DumpReport, ProcessSummary};
 
 use crate::cgroups::CgroupOptions;
@@ -71,6 +73,8 @@ pub struct DumpOptions {
     pub force_irmap: bool,
     /// How long the tree is to stand still.
     pub freeze: Freeze,
+    /// What becomes of TCP connections.
+    pub tcp: TcpOptions,
 }
 
 impl Default for DumpOptions {
@@ -88,6 +92,7 @@ impl Default for DumpOptions {
             irmap_scan_paths: Vec::new(),
             force_irmap: false,
             freeze: Freeze::default(),
+            tcp: TcpOptions::default(),
         }
     }
 }
@@ -167,6 +172,9 @@ pub fn dump<'s>(
         .filter(|one| !one.zombie)
         .map(|one| one.pid)
         .collect();
+    let held = Held::lock(&pids, &options.tcp)?;
+    let run_id = held.run_id().map(str::to_owned);
+    frozen.hold(held);
     let mut world = process::World {
         set,
         ids: ids::Ids::default(),
@@ -191,7 +199,7 @@ pub fn dump<'s>(
         }
         process::dump(&mut world, one)?;
     }
-    inventory::dump(&mut world, frozen, options)?;
+    inventory::dump(&mut world, frozen, options, run_id)?;
     let process::World {
         files,
         mut shmem,
@@ -205,6 +213,9 @@ pub fn dump<'s>(
     shmem.extend(shared);
     report.links = links;
     ipc.write(set, &mut shmem)?;
+    if !options.tcp.ends {
+        frozen.unlock();
+    }
     seccomp.write(set)?;
     cgroups.write(set, &options.cgroups)?;
     let mut contents = memory::Contents::new(memory, shmem);

@@ -37,6 +37,7 @@ mod tree;
 use cryopod_image::SetReader;
 
 use crate::cgroups::CgroupOptions;
+use crate::dump::Connections;
 use crate::error::Result;
 use crate::proc;
 use crate::progress::{Cancel, Progress};
@@ -73,6 +74,8 @@ pub struct RestoreOptions {
     pub remove_links: bool,
     /// Control groups.
     pub cgroups: CgroupOptions,
+    /// What becomes of TCP connections.
+    pub connections: Connections,
 }
 
 /// A restored tree, running. Its root is a child of this process.
@@ -135,11 +138,13 @@ pub fn restore(
     ipc.doom()?;
     let names = files.take_names();
     let links = files.temporary_links();
+    let connections = files.take_connections();
     files.watch()?;
     if cancel.is_requested() {
         return Err(crate::Error::Cancelled);
     }
     let handed = foreground::hand_over(plan.root(), options)?;
+    connections.resume()?;
     tree.let_go()?;
     cgroups.keep();
     ipc.keep();

@@ -78,4 +78,45 @@ pub struct InetSkEntry {
     pub shutdown: Option<i32>,
     #[prost(message, optional, tag = "20")]
     pub tcp_opts: Option<super::TcpOptsEntry>,
+    /// Further options that are not what a new socket has.
+    #[prost(message, repeated, tag = "20001")]
+    pub cryopod_options: Vec<CryopodOption>,
+    /// Who made the socket: user and group.
+    #[prost(uint32, optional, tag = "20002")]
+    pub cryopod_uid: Option<u32>,
+    #[prost(uint32, optional, tag = "20003")]
+    pub cryopod_gid: Option<u32>,
+    /// Multicast groups that it has joined.
+    #[prost(message, repeated, tag = "20004")]
+    pub cryopod_memberships: Vec<CryopodMembership>,
+}
+
+/// An option of an internet socket, at whatever level.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct CryopodOption {
+    /// `SOL_*` or `IPPROTO_*` number.
+    #[prost(uint32, required, tag = "1")]
+    pub level: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub name: u32,
+    /// As setsockopt(2) takes it.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub value: Vec<u8>,
+}
+
+/// A multicast group that a socket has joined.
+#[derive(Clone, PartialEq, Eq, ::prost::Message)]
+pub struct CryopodMembership {
+    /// Interface.
+    #[prost(bytes = "vec", required, tag = "1")]
+    pub ifname: Vec<u8>,
+    /// Words in network byte order: one for IPv4, four for IPv6; so those of `sources`.
+    #[prost(uint32, repeated, packed = "false", tag = "2")]
+    pub group: Vec<u32>,
+    /// `MCAST_EXCLUDE` (0) or `MCAST_INCLUDE` (1).
+    #[prost(uint32, required, tag = "3")]
+    pub mode: u32,
+    /// All words behind one another.
+    #[prost(uint32, repeated, packed = "false", tag = "4")]
+    pub sources: Vec<u32>,
 }

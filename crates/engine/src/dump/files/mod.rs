@@ -153,7 +153,7 @@ impl<'a> Files<'a> {
             locks: Locks::new(set),
             links: Links::default(),
             ttys: Ttys::new(set),
-            sockets: Sockets::new(set),
+            sockets: Sockets::new(set, options),
             in_flight: InFlight::default(),
         })
     }

@@ -60,7 +60,7 @@ use self::late::Late;
 use self::locks::Locks;
 use self::memfds::Memfds;
 use self::named::Named;
-use self::sockets::{Names, Sockets};
+use self::sockets::{Inets, Names, Sockets};
 use self::tables::Slot;
 pub use self::ttys::Control;
 use self::ttys::Ttys;
@@ -174,8 +174,9 @@ impl Files {
         })?;
         self.open_pipes(set)?;
         let (opened, base) = (&mut self.opened, self.base);
-        self.sockets
-            .open(&self.entries, |id, file| keep(opened, base, id, file))?;
+        self.sockets.open(set, &self.entries, options, |id, file| {
+            keep(opened, base, id, file)
+        })?;
         self.open_ttys(options)?;
         // Names made for deleted files go when this does.
         let mut ghosts = Ghosts::default();
@@ -358,6 +359,11 @@ impl Files {
     /// The names that were made for sockets: they go with this unless they are kept.
     pub fn take_names(&mut self) -> Names {
         self.sockets.take_names()
+    }
+
+    /// The internet sockets: connections among them wait to become ordinary ones.
+    pub fn take_connections(&mut self) -> Inets {
+        self.sockets.take_inets()
     }
 
     /// Closes the inherited descriptors in a task.

@@ -1,12 +1,15 @@
 //! Sockets: a room for each family, and one for the options that all have.
 
+pub(crate) mod inet;
+pub(crate) mod inet_options;
 pub(crate) mod options;
+mod tcp;
 pub(crate) mod unix;
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryopod_image::SetWriter;
-use cryopod_image::criu::{FdTypes, FileEntry};
+use cryopod_image::criu::{FdTypes, FileEntry, InetSkEntry};
 use cryopod_sys::process;
 use cryopod_sys::socket::{self, SocketKind};
 use rustix::fs::FileType;
@@ -14,8 +17,8 @@ use rustix::fs::FileType;
 use self::unix::{PassOn, Unix};
 use super::seen::Seen;
 use super::{Description, outlook, refuse};
-use crate::dump::DumpOptions;
 use crate::dump::files::kind::Kind;
+use crate::dump::{Connections, DumpOptions, TcpOptions};
 use crate::error::Result;
 
 /// What a descriptor of a process is as a socket; `None` where it cannot be asked.
@@ -66,6 +69,7 @@ pub fn shown(kind: &SocketKind) -> String {
 #[derive(Debug, Default)]
 pub struct View {
     unix: unix::view::View,
+    tcp: TcpOptions,
 }
 
 impl View {
@@ -73,6 +77,7 @@ impl View {
     pub fn scan(pids: &[i32], options: &DumpOptions) -> Result<Self> {
         Ok(Self {
             unix: unix::view::View::scan(pids, options)?,
+            tcp: options.tcp,
         })
     }
 
@@ -93,8 +98,14 @@ impl View {
 
     /// Why a socket cannot be checkpointed, if it cannot.
     pub fn problem(&self, seen: &Seen, kind: &SocketKind) -> Option<String> {
-        match kind.family {
-            libc::AF_UNIX => self.unix.problem(seen, kind),
+        if kind.family == libc::AF_UNIX {
+            return self.unix.problem(seen, kind);
+        }
+        let fd = duplicate(seen.pid, seen.fd?);
+        match (kind.family, fd) {
+            (libc::AF_INET | libc::AF_INET6, Some(fd)) => {
+                inet::problem(fd.as_fd(), kind, &self.tcp)
+            }
             _ => Some(outlook::describe(seen, &Kind::Socket(*kind))),
         }
     }
@@ -102,15 +113,29 @@ impl View {
 
 /// The sockets seen so far.
 pub struct Sockets<'a> {
+    set: &'a SetWriter,
+    tcp: TcpOptions,
     unix: Unix<'a>,
 }
 
 impl<'a> Sockets<'a> {
     /// None yet.
-    pub fn new(set: &'a SetWriter) -> Self {
+    pub fn new(set: &'a SetWriter, options: &DumpOptions) -> Self {
         Self {
+            set,
+            tcp: options.tcp,
             unix: Unix::new(set),
         }
+    }
+
+    /// The entry of an internet socket, and its connection.
+    fn inet(&self, one: &Description<'_>, kind: &SocketKind) -> Result<InetSkEntry> {
+        let mut entry = inet::dump(one, kind)?;
+        let is_connection = inet::is_tcp(kind) && entry.dst_port != 0;
+        if is_connection && self.tcp.connections == Connections::Keep {
+            tcp::dump(one, &mut entry, self.set)?;
+        }
+        Ok(entry)
     }
 
     /// The entry of a socket; `None` when it comes at the end ([`Sockets::finish`]), because it depends on others.
@@ -127,6 +152,7 @@ impl<'a> Sockets<'a> {
                 self.unix.add(one, kind, &view.unix, pass_on)?;
                 Ok(None)
             }
+            libc::AF_INET | libc::AF_INET6 => Ok(Some(inet::file(self.inet(one, kind)?))),
             _ => Err(refuse(
                 one.seen,
                 outlook::describe(one.seen, &Kind::Socket(*kind)),

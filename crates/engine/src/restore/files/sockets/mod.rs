@@ -1,6 +1,10 @@
 //! Sockets, in the other direction: a room for each family, and one for the options that all have.
 
+mod inet;
+mod inet_options;
+mod inets;
 pub(crate) mod options;
+mod tcp;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -9,13 +13,16 @@ use std::os::fd::OwnedFd;
 use cryopod_image::SetReader;
 use cryopod_image::criu::{FdTypes, FileEntry};
 
+pub use self::inets::Inets;
 pub use self::unix::Names;
 use self::unix::{Borrow, Unix};
 use crate::error::{Error, Result};
+use crate::restore::RestoreOptions;
 
 /// All sockets of a tree.
 #[derive(Debug)]
 pub struct Sockets {
+    inets: Inets,
     unix: Unix,
 }
 
@@ -23,6 +30,7 @@ impl Sockets {
     /// Reads what images say of the sockets among `entries`, and checks it.
     pub fn load(set: &SetReader, entries: &BTreeMap<u32, FileEntry>) -> Result<Self> {
         Ok(Self {
+            inets: Inets::load(set, entries)?,
             unix: Unix::load(set, entries)?,
         })
     }
@@ -30,22 +38,35 @@ impl Sockets {
     /// Makes all sockets, as far as it can be done before the tree exists. `keep` gets each with the id of its entry.
     pub fn open(
         &mut self,
+        set: &SetReader,
         entries: &BTreeMap<u32, FileEntry>,
-        keep: impl FnMut(u32, OwnedFd) -> Result<()>,
+        options: &RestoreOptions,
+        mut keep: impl FnMut(u32, OwnedFd) -> Result<()>,
     ) -> Result<()> {
-        let mut others = entries.values().filter(|entry| is_socket(entry));
-        if let Some(entry) = others.find(|entry| entry.r#type() != FdTypes::UnixSk) {
-            return Err(Error::NotRestorable {
-                what: format!("file {}: of kind {:?}", entry.id, entry.r#type()),
-            });
+        for entry in entries.values().filter(|entry| is_socket(entry)) {
+            match entry.r#type() {
+                FdTypes::UnixSk | FdTypes::InetSk => {}
+                other => {
+                    return Err(Error::NotRestorable {
+                        what: format!("file {}: of kind {other:?}", entry.id),
+                    });
+                }
+            }
         }
+        self.inets.open(set, entries, options, &mut keep)?;
         self.unix.open(keep)
     }
 
     /// Completes the sockets: queues, options, shutdown. When all pids of the tree exist, and before files get owners.
     /// `borrow` gives the open file of a file entry.
     pub fn finish<'f>(&self, set: &SetReader, borrow: &Borrow<'_, 'f>) -> Result<()> {
+        self.inets.finish()?;
         self.unix.finish(set, borrow)
+    }
+
+    /// The internet sockets, of which connections are still under repair.
+    pub fn take_inets(&mut self) -> Inets {
+        std::mem::take(&mut self.inets)
     }
 
     /// The names that were made: they go with this unless they are kept.

@@ -1,0 +1,19 @@
+//! The network as dump and restore both see it.
+//!
+//! - `netlink`: requests and answers as netlink(7) frames them
+//! - `diag`: what sock_diag(7) knows of a socket and no socket option tells
+//! - `nftables`: nf_tables' messages, as few as a lock needs
+//! - `iptables`: ends the locks of criu's that are made otherwise
+//! - `lock`: no packet of a connection passes
+//! - `segment`: TCP segments for connections that are being put together
+//! - `multicast`: groups that a socket has joined
+//! - `address`: socket addresses between the kernel's form and that of images
+
+pub mod address;
+pub mod diag;
+pub mod iptables;
+pub mod lock;
+pub mod multicast;
+pub mod netlink;
+pub mod nftables;
+pub mod segment;

@@ -1,0 +1,192 @@
+//! Internet sockets: those that listen or need no connection, and TCP connections that go on.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::harness::scene::survives;
+use crate::harness::{Context, Program, Scene, Test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("inet::listeners", |c| {
+            survives(c, Program::native("listeners"))
+        }),
+        Test::new("inet::listeners_that_share_a_port", |c| {
+            survives(c, Program::native("sharing_listeners"))
+        }),
+        Test::new("inet::datagrams", |c| {
+            survives(c, Program::native("datagrams"))
+        }),
+        Test::new("inet::multicast_groups", |c| {
+            survives(c, Program::native("multicast"))
+        }),
+        Test::new("inet::connection_to_a_peer_outside", |c| {
+            talks_to_a_peer(c, "127.0.0.1")
+        }),
+        Test::new("inet::connection_to_a_peer_outside_over_ipv6", |c| {
+            talks_to_a_peer(c, "::1")
+        }),
+        Test::new("inet::connections_within_the_tree", |c| {
+            survives(c, kept(Program::native("inner_streams")))
+        }),
+        Test::new("inet::connections_that_are_closed", |c| {
+            survives(c, kept(Program::native("closed_streams")))
+        }),
+        Test::new("inet::connection_that_is_dropped", drops_a_connection),
+        Test::new("inet::connection_without_an_option", refuses_a_connection),
+    ]
+}
+
+/// With its connections taken along. What waits in queues differs from moment to moment.
+fn kept(program: Program) -> Program {
+    program
+        .checkpointed_with(&["--tcp-established"])
+        .restored_with(&["--tcp-established"])
+        .ignoring(&["/state", "/wchan", "/syscall"])
+}
+
+/// The byte at a place of a stream: see `targets/stream.c`.
+fn byte_at(place: u64) -> u8 {
+    let mixed = place.wrapping_mul(2_654_435_761) >> 13;
+    mixed.to_le_bytes()[0]
+}
+
+/// A peer that sends and verifies as long as the other end does.
+struct Peer {
+    port: u16,
+    talk: JoinHandle<Result<(u64, u64)>>,
+}
+
+impl Peer {
+    fn start(address: &str) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
+        let port = listener.local_addr()?.port();
+        let talk = thread::spawn(move || {
+            let (stream, _) = listener.accept()?;
+            drop(listener);
+            let sender = thread::spawn({
+                let stream = stream.try_clone()?;
+                move || send_for_ever(stream)
+            });
+            let received = receive_to_the_end(&stream)?;
+            // The other end has closed: whatever we write after this one is not read any more.
+            stream.shutdown(Shutdown::Write)?;
+            match sender.join() {
+                Ok(sent) => Ok((sent?, received)),
+                Err(_) => bail!("the sending thread panicked"),
+            }
+        });
+        Ok(Self { port, talk })
+    }
+
+    /// What it has sent and received, when the other end has closed.
+    fn finish(self) -> Result<(u64, u64)> {
+        match self.talk.join() {
+            Ok(counts) => counts.context("the peer"),
+            Err(_) => bail!("the peer panicked"),
+        }
+    }
+}
+
+fn send_for_ever(mut stream: TcpStream) -> Result<u64> {
+    let mut sent = 0;
+    loop {
+        let some: Vec<u8> = (sent..sent + 10_000).map(byte_at).collect();
+        match stream.write(&some) {
+            Ok(written) => sent += written as u64,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(sent),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn receive_to_the_end(mut stream: &TcpStream) -> Result<u64> {
+    let mut received = 0;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let some = stream.read(&mut buffer)?;
+        if some == 0 {
+            return Ok(received);
+        }
+        for (&byte, place) in buffer[..some].iter().zip(received..) {
+            let expected = byte_at(place);
+            ensure!(byte == expected, "byte {place} is {byte}, not {expected}");
+        }
+        received += some as u64;
+    }
+}
+
+/// A program talks with a peer outside of its tree in both directions, as fast as both can, through everything.
+fn talks_to_a_peer(context: &Context, address: &str) -> Result<()> {
+    context.cryopod()?;
+    let peer = Peer::start(address)?;
+    let program = kept(Program::native("stream"))
+        .arg(address)
+        .arg(peer.port.to_string());
+    let mut scene = Scene::start(context, program)?;
+    if !context.without_checkpoint {
+        // A checkpoint of a running program is only read: nobody waits for it to be restored.
+        scene.checkpoint("target:running")?;
+        for round in ["target:first", "target:second", "target:third"] {
+            scene.checkpoint_and_stop(round).context(round)?;
+            scene.restore(round).context(round)?;
+        }
+    }
+    scene.tell_to_go()?;
+    scene.await_file("done")?;
+    let count = |name| -> Result<u64> {
+        let text = scene.file(name).context("the target tells no numbers")?;
+        Ok(text.trim().parse()?)
+    };
+    let (sent, received) = (count("sent")?, count("received")?);
+    scene.content()?;
+    let (peer_sent, peer_received) = peer.finish()?;
+    ensure!(
+        (sent, received) == (peer_received, peer_sent),
+        "sent {sent}, of which {peer_received} came; received {received} of {peer_sent}"
+    );
+    Ok(())
+}
+
+fn drops_a_connection(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let program = Program::native("dropped_stream")
+        .arg("127.0.0.1")
+        .arg(listener.local_addr()?.port().to_string())
+        .checkpointed_with(&["--tcp-close"])
+        .restored_with(&["--tcp-close"]);
+    let mut scene = Scene::start(context, program)?;
+    let (mut peer, _) = listener.accept()?;
+    if !context.without_checkpoint {
+        scene.checkpoint_and_stop("target:dropped")?;
+        // Nothing holds its packets back.
+        ensure!(peer.read(&mut [0])? == 0, "the peer hears something");
+        scene.restore("target:dropped")?;
+    } else {
+        peer.shutdown(Shutdown::Both)?;
+        return Ok(());
+    }
+    scene.finish()
+}
+
+fn refuses_a_connection(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let peer = Peer::start("127.0.0.1")?;
+    let program = Program::native("stream")
+        .arg("127.0.0.1")
+        .arg(peer.port.to_string());
+    let scene = Scene::start(context, program)?;
+    let root = scene.root.to_string();
+    let refused = scene
+        .cryopod
+        .fails("unsupported", &["checkpoint", &root, "target:never"])?;
+    refused.says("--tcp-established")?.says("--tcp-close")?;
+    scene.tell_to_go()?;
+    scene.await_file("done")?;
+    scene.content()?;
+    peer.finish().map(drop)
+}

@@ -1,0 +1,249 @@
+/* Internet sockets that have no connection of TCP: listening, bound, of UDP, raw. */
+#include "common.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+/* The loopback address of a family with a port that is free. */
+static union address loopback(int family) {
+    union address address = {.any.sa_family = (sa_family_t)family};
+    if (family == AF_INET)
+        address.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    else
+        address.v6.sin6_addr = in6addr_loopback;
+    return address;
+}
+
+static socklen_t size_of(int family) {
+    return family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+}
+
+static union address name_of(int fd) {
+    union address address = {0};
+    socklen_t length = sizeof address;
+    WORKS(getsockname(fd, &address.any, &length));
+    return address;
+}
+
+static bool same(const union address *one, const union address *other) {
+    if (one->any.sa_family != other->any.sa_family)
+        return false;
+    if (one->any.sa_family == AF_INET)
+        return one->v4.sin_port == other->v4.sin_port && one->v4.sin_addr.s_addr == other->v4.sin_addr.s_addr;
+    return one->v6.sin6_port == other->v6.sin6_port &&
+           memcmp(&one->v6.sin6_addr, &other->v6.sin6_addr, sizeof one->v6.sin6_addr) == 0;
+}
+
+static void set(int fd, int level, int name, int value) { MUST(setsockopt(fd, level, name, &value, sizeof value)); }
+
+static int get(int fd, int level, int name) {
+    int value = -12345;
+    socklen_t length = sizeof value;
+    WORKS(getsockopt(fd, level, name, &value, &length));
+    return value;
+}
+
+static int bound(int family, int type, int flags) {
+    int fd = MUST(socket(family, type | flags, 0));
+    union address address = loopback(family);
+    MUST(bind(fd, &address.any, size_of(family)));
+    return fd;
+}
+
+/* Somebody connects to a listener, and what he says arrives. */
+static void serves(int listener, const char *which) {
+    union address address = name_of(listener);
+    int family = address.any.sa_family;
+    int client = WORKS(socket(family, SOCK_STREAM, 0));
+    if (connect(client, &address.any, size_of(family)) == -1) {
+        complain(__FILE__, __LINE__, "%s: cannot connect: %s", which, strerror(errno));
+        close(client);
+        return;
+    }
+    EQUAL_OF(which, write(client, "hello", 5), 5);
+    int served = WORKS(accept(listener, NULL, NULL));
+    char text[5];
+    EQUAL_OF(which, recv(served, text, sizeof text, MSG_WAITALL), 5);
+    CHECK(memcmp(text, "hello", 5) == 0);
+    close(served);
+    close(client);
+}
+
+TARGET(listeners) {
+    static const int families[] = {AF_INET, AF_INET6};
+    int listening[2], deferring[2], bound_only[2], unbound[2];
+    union address names[2], bound_names[2];
+    for (int i = 0; i < 2; i++) {
+        int family = families[i];
+        listening[i] = bound(family, SOCK_STREAM, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        set(listening[i], SOL_SOCKET, SO_KEEPALIVE, 1);
+        set(listening[i], SOL_TCP, TCP_KEEPIDLE, 77);
+        set(listening[i], SOL_TCP, TCP_NODELAY, 1);
+        set(listening[i], SOL_SOCKET, SO_RCVBUF, 50000);
+        MUST(listen(listening[i], 7));
+        MUST(fcntl(listening[i], F_SETFL, 0));
+        names[i] = name_of(listening[i]);
+        deferring[i] = bound(family, SOCK_STREAM, 0);
+        set(deferring[i], SOL_TCP, TCP_DEFER_ACCEPT, 7);
+        set(deferring[i], SOL_TCP, TCP_USER_TIMEOUT, 12345);
+        MUST(listen(deferring[i], 3));
+        bound_only[i] = bound(family, SOCK_STREAM, 0);
+        bound_names[i] = name_of(bound_only[i]);
+        unbound[i] = MUST(socket(family, SOCK_STREAM, 0));
+        set(unbound[i], SOL_SOCKET, SO_REUSEADDR, 1);
+    }
+    int buffer = get(listening[0], SOL_SOCKET, SO_RCVBUF), defer = get(deferring[0], SOL_TCP, TCP_DEFER_ACCEPT);
+    ready();
+    await_go();
+    for (int i = 0; i < 2; i++) {
+        const char *which = i == 0 ? "IPv4" : "IPv6";
+        union address now = name_of(listening[i]), bound_now = name_of(bound_only[i]);
+        CHECK(same(&now, &names[i]));
+        CHECK(same(&bound_now, &bound_names[i]));
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_ACCEPTCONN), 1);
+        EQUAL_OF(which, get(bound_only[i], SOL_SOCKET, SO_ACCEPTCONN), 0);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_KEEPALIVE), 1);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_REUSEADDR), 0);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_REUSEPORT), 0);
+        EQUAL_OF(which, get(listening[i], SOL_TCP, TCP_KEEPIDLE), 77);
+        EQUAL_OF(which, get(listening[i], SOL_TCP, TCP_NODELAY), 1);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_RCVBUF), buffer);
+        EQUAL_OF(which, get(deferring[i], SOL_TCP, TCP_DEFER_ACCEPT), defer);
+        EQUAL_OF(which, get(deferring[i], SOL_TCP, TCP_USER_TIMEOUT), 12345);
+        EQUAL_OF(which, get(unbound[i], SOL_SOCKET, SO_REUSEADDR), 1);
+        struct tcp_info info;
+        socklen_t length = sizeof info;
+        WORKS(getsockopt(listening[i], SOL_TCP, TCP_INFO, &info, &length));
+        EQUAL_OF(which, info.tcpi_sacked, 7);
+        serves(listening[i], which);
+        serves(deferring[i], which);
+        WORKS(listen(bound_only[i], 1));
+        serves(bound_only[i], which);
+    }
+    return done();
+}
+
+/* Several sockets listen at one address and share the work. */
+TARGET(sharing_listeners) {
+    int one = MUST(socket(AF_INET, SOCK_STREAM, 0)), other = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    union address address = loopback(AF_INET);
+    set(one, SOL_SOCKET, SO_REUSEPORT, 1);
+    set(other, SOL_SOCKET, SO_REUSEPORT, 1);
+    MUST(bind(one, &address.any, sizeof address.v4));
+    address = name_of(one);
+    MUST(bind(other, &address.any, sizeof address.v4));
+    MUST(listen(one, 5));
+    MUST(listen(other, 5));
+    ready();
+    await_go();
+    EQUAL(get(one, SOL_SOCKET, SO_REUSEPORT), 1);
+    int third = WORKS(socket(AF_INET, SOCK_STREAM, 0)), on = 1;
+    WORKS(setsockopt(third, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on));
+    WORKS(bind(third, &address.any, sizeof address.v4));
+    close(third);
+    int client = WORKS(socket(AF_INET, SOCK_STREAM, 0));
+    WORKS(connect(client, &address.any, sizeof address.v4));
+    struct pollfd asked[] = {{.fd = one, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+    EQUAL(poll(asked, 2, 10000), 1);
+    return done();
+}
+
+/* What one socket sends arrives at the other. */
+static void reaches(int from, int to, const union address *address, const char *which) {
+    char text[16] = {0};
+    ssize_t sent = address == NULL ? send(from, "ping", 4, 0)
+                                   : sendto(from, "ping", 4, 0, &address->any, size_of(address->any.sa_family));
+    EQUAL_OF(which, sent, 4);
+    struct pollfd asked = {.fd = to, .events = POLLIN};
+    if (poll(&asked, 1, 10000) != 1)
+        complain(__FILE__, __LINE__, "%s: nothing arrives", which);
+    else
+        EQUAL_OF(which, recv(to, text, sizeof text, 0), 4);
+}
+
+TARGET(datagrams) {
+    int server[2], client[2], deaf[2];
+    union address names[2];
+    for (int i = 0; i < 2; i++) {
+        int family = i == 0 ? AF_INET : AF_INET6;
+        server[i] = bound(family, SOCK_DGRAM, 0);
+        names[i] = name_of(server[i]);
+        client[i] = bound(family, SOCK_DGRAM, SOCK_NONBLOCK);
+        MUST(connect(client[i], &names[i].any, size_of(family)));
+        deaf[i] = bound(family, SOCK_DGRAM, 0);
+        MUST(connect(deaf[i], &names[i].any, size_of(family)));
+        MUST(shutdown(deaf[i], SHUT_WR));
+    }
+    set(server[0], SOL_IP, IP_PKTINFO, 1);
+    set(server[0], SOL_IP, IP_TTL, 33);
+    set(server[0], SOL_IP, IP_RECVTTL, 1);
+    set(server[1], SOL_IPV6, IPV6_RECVPKTINFO, 1);
+    set(server[1], SOL_IPV6, IPV6_RECVTCLASS, 1);
+    set(client[0], SOL_SOCKET, SO_BROADCAST, 1);
+    int unbound = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    ready();
+    await_go();
+    for (int i = 0; i < 2; i++) {
+        const char *which = i == 0 ? "IPv4" : "IPv6";
+        union address now = name_of(server[i]), peer = {0};
+        CHECK(same(&now, &names[i]));
+        socklen_t length = sizeof peer;
+        WORKS(getpeername(client[i], &peer.any, &length));
+        CHECK(same(&peer, &names[i]));
+        reaches(client[i], server[i], NULL, which);
+        now = name_of(client[i]);
+        reaches(server[i], client[i], &now, which);
+        reaches(unbound, server[0], &names[0], which);
+        signal(SIGPIPE, SIG_IGN);
+        FAILS(send(deaf[i], "x", 1, 0), EPIPE);
+    }
+    EQUAL(get(server[0], SOL_IP, IP_PKTINFO), 1);
+    EQUAL(get(server[0], SOL_IP, IP_TTL), 33);
+    EQUAL(get(server[0], SOL_IP, IP_RECVTTL), 1);
+    EQUAL(get(server[1], SOL_IPV6, IPV6_RECVPKTINFO), 1);
+    EQUAL(get(server[1], SOL_IPV6, IPV6_RECVTCLASS), 1);
+    EQUAL(get(client[0], SOL_SOCKET, SO_BROADCAST), 1);
+    return done();
+}
+
+/* A member of a group hears what is sent to it; one that wants a single source hears only that. */
+TARGET(multicast) {
+    int member = MUST(socket(AF_INET, SOCK_DGRAM, 0)), choosy = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    union address here = {.v4 = {.sin_family = AF_INET}}, also = here;
+    MUST(bind(member, &here.any, sizeof here.v4));
+    MUST(bind(choosy, &also.any, sizeof also.v4));
+    struct in_addr lo = {htonl(INADDR_LOOPBACK)}, group;
+    inet_pton(AF_INET, "239.77.1.2", &group);
+    struct ip_mreqn wanted = {.imr_multiaddr = group, .imr_address = lo};
+    MUST(setsockopt(member, SOL_IP, IP_ADD_MEMBERSHIP, &wanted, sizeof wanted));
+    struct ip_mreq_source one = {.imr_multiaddr = group, .imr_interface = lo, .imr_sourceaddr = lo};
+    one.imr_sourceaddr.s_addr = htonl(INADDR_LOOPBACK + 5);
+    MUST(setsockopt(choosy, SOL_IP, IP_ADD_SOURCE_MEMBERSHIP, &one, sizeof one));
+    ready();
+    await_go();
+    int sender = WORKS(socket(AF_INET, SOCK_DGRAM, 0));
+    WORKS(setsockopt(sender, SOL_IP, IP_MULTICAST_IF, &lo, sizeof lo));
+    union address from = loopback(AF_INET), to = name_of(member);
+    WORKS(bind(sender, &from.any, sizeof from.v4));
+    to.v4.sin_addr = group;
+    reaches(sender, member, &to, "member");
+    to.v4.sin_port = name_of(choosy).v4.sin_port;
+    EQUAL(sendto(sender, "no", 2, 0, &to.any, sizeof to.v4), 2);
+    close(sender);
+    sender = WORKS(socket(AF_INET, SOCK_DGRAM, 0));
+    WORKS(setsockopt(sender, SOL_IP, IP_MULTICAST_IF, &lo, sizeof lo));
+    from.v4.sin_addr = one.imr_sourceaddr;
+    WORKS(bind(sender, &from.any, sizeof from.v4));
+    reaches(sender, choosy, &to, "choosy");
+    return done();
+}
