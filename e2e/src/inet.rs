@@ -23,6 +23,8 @@ pub fn tests() -> Vec<Test> {
         Test::new("inet::multicast_groups", |c| {
             survives(c, Program::native("multicast"))
         }),
+        Test::new("inet::netlink", |c| survives(c, Program::native("netlink"))),
+        Test::new("inet::packets", |c| survives(c, Program::native("packets"))),
         Test::new("inet::connection_to_a_peer_outside", |c| {
             talks_to_a_peer(c, "127.0.0.1")
         }),

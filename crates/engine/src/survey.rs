@@ -13,6 +13,8 @@ use cryopod_image::criu::FdTypes;
 use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
 use crate::dump::files::seen::{Seen, is_gone};
+use crate::dump::files::sockets;
+use crate::dump::mappings::SOCKET;
 use crate::dump::{Connections, DumpOptions, NetworkLock};
 use crate::dump::{aio, ipc};
 use crate::error::{Error, ErrorKind, Result, Unsupported};
@@ -227,6 +229,9 @@ impl Survey {
 
     fn mappings(&mut self, pid: i32, foreign: bool) -> Result<()> {
         for mapping in maps::read_all(pid)? {
+            if mapping.name.starts_with(SOCKET) && sockets::is_ring(pid, mapping.inode) {
+                continue;
+            }
             if let Some(what) = memory_problem(&mapping) {
                 self.add(
                     pid,

@@ -28,6 +28,9 @@ pub const ADVICE: [(&[u8; 2], i32); 8] = [
 /// VmFlags of mappings that a copy of the process does not have as they are.
 const NOT_COPIED: [&[u8; 2]; 3] = [b"dc", b"wf", b"ht"];
 
+/// How the mappings of sockets are called: rings of packet sockets, packet(7).
+pub const SOCKET: &[u8] = b"socket:[";
+
 /// A range whose private pages belong into the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpRange {
@@ -77,6 +80,10 @@ pub fn dump(files: &mut Files<'_>, pid: i32, maps: &[Mapping]) -> Result<Dumped>
             }
             name if name.starts_with(b"/SYSV") => system_v(&mut entry, mapping),
             _ if mapping.inode == 0 || is_private_huge(mapping) => anonymous(&mut entry, mapping),
+            name if name.starts_with(SOCKET) => {
+                entry.status |= status::AREA_SOCKET;
+                entry.shmid = files.mapped_socket(pid, &map_file(mapping))?.into();
+            }
             name => file(&mut entry, files, pid, mapping, name)?,
         }
         if entry.status & KERNELS != 0 {

@@ -66,9 +66,12 @@ fn is_closed(vma: &VmaEntry) -> bool {
         && vma.prot & libc::PROT_WRITE as u32 == 0
 }
 
+/// What is mapped from a descriptor.
+const OF_FILES: u32 = status::FILE_PRIVATE | status::FILE_SHARED | status::AREA_SOCKET;
+
 /// The files that mappings want, each with the access it needs.
 pub fn files(mm: &MmEntry) -> impl Iterator<Item = (u32, u32)> {
-    let of_file = |vma: &&VmaEntry| vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0;
+    let of_file = |vma: &&VmaEntry| vma.status & OF_FILES != 0;
     mm.vmas
         .iter()
         .filter(of_file)
@@ -77,7 +80,8 @@ pub fn files(mm: &MmEntry) -> impl Iterator<Item = (u32, u32)> {
 
 /// How the file of a mapping is to be opened. Old images do not say.
 fn file_flags(vma: &VmaEntry) -> u32 {
-    let writes = vma.status & status::FILE_SHARED != 0 && vma.prot & libc::PROT_WRITE as u32 != 0;
+    let shared = vma.status & (status::FILE_SHARED | status::AREA_SOCKET) != 0;
+    let writes = shared && vma.prot & libc::PROT_WRITE as u32 != 0;
     vma.fdflags
         .unwrap_or(if writes { libc::O_RDWR } else { libc::O_RDONLY } as u32)
 }
@@ -203,7 +207,7 @@ fn map(
     let (fd, offset) = if vma.status & status::ANON_SHARED != 0 {
         flags &= !(libc::MAP_ANONYMOUS as u32);
         (i64::from(world.shmem.descriptor(vma.shmid)?), vma.pgoff)
-    } else if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) != 0 {
+    } else if vma.status & OF_FILES != 0 {
         (
             i64::from(
                 world

@@ -136,9 +136,9 @@ pub fn restore(
     let pages_bytes = tree.pages_bytes() + shmem.pages_bytes() + ipc.pages_bytes();
     drop(shmem);
     ipc.doom()?;
-    let names = files.take_names();
+    let names = files.sockets().take_names();
     let links = files.temporary_links();
-    let connections = files.take_connections();
+    let connections = files.sockets().take_inets();
     files.watch()?;
     if cancel.is_requested() {
         return Err(crate::Error::Cancelled);

@@ -75,4 +75,7 @@ pub struct PacketSockEntry {
     /// Network namespace.
     #[prost(uint32, optional, tag = "20")]
     pub ns_id: Option<u32>,
+    /// Further options that are not what a new socket has.
+    #[prost(message, repeated, tag = "20001")]
+    pub cryopod_options: Vec<super::CryopodOption>,
 }

@@ -91,7 +91,7 @@ pub struct InetSkEntry {
     pub cryopod_memberships: Vec<CryopodMembership>,
 }
 
-/// An option of an internet socket, at whatever level.
+/// An option of a socket, at whatever level.
 #[derive(Clone, PartialEq, Eq, ::prost::Message)]
 pub struct CryopodOption {
     /// `SOL_*` or `IPPROTO_*` number.

@@ -29,4 +29,10 @@ pub struct NetlinkSkEntry {
     /// Network namespace.
     #[prost(uint32, optional, tag = "13")]
     pub ns_id: Option<u32>,
+    /// `SOCK_RAW`, which criu takes all for, or `SOCK_DGRAM`.
+    #[prost(uint32, optional, tag = "20001")]
+    pub cryopod_type: Option<u32>,
+    /// Further options that are not what a new socket has.
+    #[prost(message, repeated, tag = "20002")]
+    pub cryopod_options: Vec<super::CryopodOption>,
 }

@@ -226,6 +226,13 @@ impl<'a> Files<'a> {
             .map_err(|what| refuse(&seen, what))
     }
 
+    /// The number of the socket whose rings are mapped.
+    pub fn mapped_socket(&self, pid: i32, link: &str) -> Result<u32> {
+        let seen = Seen::place(pid, link.to_owned())?;
+        let mapped = self.sockets.mapped(seen.inode());
+        mapped.ok_or_else(|| refuse(&seen, "memory of a socket that is not open".to_owned()))
+    }
+
     /// Completes the images, and hands over the memfds, whose contents are stored with other shared memory, and links
     /// that were made.
     pub fn finish(mut self) -> Result<(Vec<SharedFile>, TemporaryLinks)> {

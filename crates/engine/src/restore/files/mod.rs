@@ -60,7 +60,7 @@ use self::late::Late;
 use self::locks::Locks;
 use self::memfds::Memfds;
 use self::named::Named;
-use self::sockets::{Inets, Names, Sockets};
+use self::sockets::Sockets;
 use self::tables::Slot;
 pub use self::ttys::Control;
 use self::ttys::Ttys;
@@ -356,14 +356,9 @@ impl Files {
         Ok(())
     }
 
-    /// The names that were made for sockets: they go with this unless they are kept.
-    pub fn take_names(&mut self) -> Names {
-        self.sockets.take_names()
-    }
-
-    /// The internet sockets: connections among them wait to become ordinary ones.
-    pub fn take_connections(&mut self) -> Inets {
-        self.sockets.take_inets()
+    /// The sockets: names that were made for some, and connections that are still under repair, are to be taken.
+    pub fn sockets(&mut self) -> &mut Sockets {
+        &mut self.sockets
     }
 
     /// Closes the inherited descriptors in a task.

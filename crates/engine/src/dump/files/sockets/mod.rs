@@ -2,10 +2,13 @@
 
 pub(crate) mod inet;
 pub(crate) mod inet_options;
+pub(crate) mod netlink;
 pub(crate) mod options;
+pub(crate) mod packet;
 mod tcp;
 pub(crate) mod unix;
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryopod_image::SetWriter;
@@ -20,6 +23,7 @@ use super::{Description, outlook, refuse};
 use crate::dump::files::kind::Kind;
 use crate::dump::{Connections, DumpOptions, TcpOptions};
 use crate::error::Result;
+use crate::proc;
 
 /// What a descriptor of a process is as a socket; `None` where it cannot be asked.
 pub fn ask(pid: i32, fd: i32) -> Option<SocketKind> {
@@ -30,6 +34,20 @@ pub fn ask(pid: i32, fd: i32) -> Option<SocketKind> {
 fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
     let pidfd = process::pidfd_open(pid).ok()?;
     process::pidfd_getfd(pidfd.as_fd(), fd).ok()
+}
+
+/// Whether an inode is that of a packet socket which the process has open. Mappings of such sockets are their rings; those
+/// of others are something else.
+pub fn is_ring(pid: i32, inode: u64) -> bool {
+    let name = format!("socket:[{inode}]");
+    let is_named = |fd: &i32| {
+        let link = proc::read_link(pid, &format!("fd/{fd}"));
+        link.is_ok_and(|link| link.as_os_str() == name.as_str())
+    };
+    let numbers = proc::numbers(pid, "fd").unwrap_or_default();
+    let fd = numbers.into_iter().find(is_named);
+    fd.and_then(|fd| ask(pid, fd))
+        .is_some_and(|kind| kind.family == libc::AF_PACKET)
 }
 
 /// The number of a family in images; what leads outside is recorded like a file with a path.
@@ -106,9 +124,15 @@ impl View {
             (libc::AF_INET | libc::AF_INET6, Some(fd)) => {
                 inet::problem(fd.as_fd(), kind, &self.tcp)
             }
+            (libc::AF_NETLINK, Some(fd)) => unsupported(kind, netlink::problem(fd.as_fd())),
+            (libc::AF_PACKET, Some(fd)) => unsupported(kind, packet::problem(fd.as_fd())),
             _ => Some(outlook::describe(seen, &Kind::Socket(*kind))),
         }
     }
+}
+
+fn unsupported(kind: &SocketKind, what: Option<String>) -> Option<String> {
+    what.map(|what| format!("{}: {what}: not supported", shown(kind)))
 }
 
 /// The sockets seen so far.
@@ -116,6 +140,8 @@ pub struct Sockets<'a> {
     set: &'a SetWriter,
     tcp: TcpOptions,
     unix: Unix<'a>,
+    /// Packet sockets, whose rings may be mapped: by inode.
+    packets: HashMap<(u64, u64), u32>,
 }
 
 impl<'a> Sockets<'a> {
@@ -125,7 +151,13 @@ impl<'a> Sockets<'a> {
             set,
             tcp: options.tcp,
             unix: Unix::new(set),
+            packets: HashMap::new(),
         }
+    }
+
+    /// The number of the socket whose rings are mapped, by its inode.
+    pub fn mapped(&self, inode: (u64, u64)) -> Option<u32> {
+        self.packets.get(&inode).copied()
     }
 
     /// The entry of an internet socket, and its connection.
@@ -153,6 +185,11 @@ impl<'a> Sockets<'a> {
                 Ok(None)
             }
             libc::AF_INET | libc::AF_INET6 => Ok(Some(inet::file(self.inet(one, kind)?))),
+            libc::AF_NETLINK => Ok(Some(netlink::dump(one, kind)?)),
+            libc::AF_PACKET => {
+                self.packets.insert(one.seen.inode(), one.id);
+                Ok(Some(packet::dump(one, kind)?))
+            }
             _ => Err(refuse(
                 one.seen,
                 outlook::describe(one.seen, &Kind::Socket(*kind)),

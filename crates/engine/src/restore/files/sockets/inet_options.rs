@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use cryopod_image::criu::{InetSkEntry, IpOptsEntry, IpOptsRawEntry, TcpOptsEntry};
+use cryopod_image::criu::{CryopodOption, InetSkEntry, IpOptsEntry, IpOptsRawEntry, TcpOptsEntry};
 use cryopod_sys::Errno;
 use cryopod_sys::socket::{self, SocketKind};
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP};
@@ -21,9 +21,14 @@ pub fn restore(fd: BorrowedFd<'_>, kind: &SocketKind, entry: &InetSkEntry) -> Re
             raw(fd, kind, options)?;
         }
     }
-    // Only what we know how to set, whatever the image names.
-    for &(level, name) in OTHERS.iter().chain(OF_NO_CONNECTION).chain(OF_NO_STREAM) {
-        let mut wanted = entry.cryopod_options.iter();
+    let known: Vec<Name> = [OTHERS, OF_NO_CONNECTION, OF_NO_STREAM].concat();
+    set_known(fd, &known, &entry.cryopod_options)
+}
+
+/// Sets those options of an image that we know how to set, whatever else it names.
+pub fn set_known(fd: BorrowedFd<'_>, known: &[Name], wanted: &[CryopodOption]) -> Result<()> {
+    for &(level, name) in known {
+        let mut wanted = wanted.iter();
         let wanted = wanted.find(|one| (one.level, one.name) == (level as u32, name as u32));
         if let Some(one) = wanted {
             set(fd, (level, name), &one.value)?;

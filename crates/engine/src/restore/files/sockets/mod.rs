@@ -3,7 +3,9 @@
 mod inet;
 mod inet_options;
 mod inets;
+mod netlink;
 pub(crate) mod options;
+mod packet;
 mod tcp;
 mod unix;
 
@@ -16,7 +18,7 @@ use cryopod_image::criu::{FdTypes, FileEntry};
 pub use self::inets::Inets;
 pub use self::unix::Names;
 use self::unix::{Borrow, Unix};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::restore::RestoreOptions;
 
 /// All sockets of a tree.
@@ -29,6 +31,10 @@ pub struct Sockets {
 impl Sockets {
     /// Reads what images say of the sockets among `entries`, and checks it.
     pub fn load(set: &SetReader, entries: &BTreeMap<u32, FileEntry>) -> Result<Self> {
+        for entry in entries.values() {
+            entry.nlsk.as_deref().map_or(Ok(()), netlink::check)?;
+            entry.psk.as_deref().map_or(Ok(()), packet::check)?;
+        }
         Ok(Self {
             inets: Inets::load(set, entries)?,
             unix: Unix::load(set, entries)?,
@@ -43,14 +49,12 @@ impl Sockets {
         options: &RestoreOptions,
         mut keep: impl FnMut(u32, OwnedFd) -> Result<()>,
     ) -> Result<()> {
-        for entry in entries.values().filter(|entry| is_socket(entry)) {
-            match entry.r#type() {
-                FdTypes::UnixSk | FdTypes::InetSk => {}
-                other => {
-                    return Err(Error::NotRestorable {
-                        what: format!("file {}: of kind {other:?}", entry.id),
-                    });
-                }
+        for entry in entries.values() {
+            if let Some(netlink) = &entry.nlsk {
+                keep(entry.id, netlink::open(netlink)?)?;
+            }
+            if let Some(packet) = &entry.psk {
+                keep(entry.id, packet::open(packet)?)?;
             }
         }
         self.inets.open(set, entries, options, &mut keep)?;
