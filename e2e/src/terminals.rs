@@ -24,8 +24,29 @@ pub fn tests() -> Vec<Test> {
         Test::new("terminals::sessions", |c| {
             survives(c, Program::native("controlled"))
         }),
+        Test::new("terminals::shell_with_jobs", shell_with_jobs),
         Test::new("terminals::job_of_a_shell", job_of_a_shell),
     ]
+}
+
+/// A shell on a terminal, both in the tree, with a stopped job, one in the background and a line half typed.
+fn shell_with_jobs(context: &Context) -> Result<()> {
+    needs("python3")?;
+    needs("bash")?;
+    let program = Program::command("python3")
+        .arg("-c")
+        .arg(include_str!("../programs/terminal.py"));
+    let mut scene = Scene::start(context, program)?;
+    if !context.without_checkpoint {
+        // The job in the background starts programs all the time: no two looks are the same.
+        for round in ["target:first", "target:second"] {
+            scene.checkpoint("target:running")?;
+            scene.checkpoint_and_stop(round)?;
+            scene.restore(round)?;
+            scene.cryopod.run(&["rm", "target:running"])?.succeeded()?;
+        }
+    }
+    scene.finish()
 }
 
 /// A person at a terminal, and a shell on it.

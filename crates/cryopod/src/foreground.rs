@@ -230,7 +230,13 @@ pub fn kill(pid: i32) -> Result<()> {
 /// Whether `pid` has ended: nothing is left of it, or only its exit code.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
-    matches!(state_of(pid), None | Some(b'Z' | b'X'))
+    match state_of(pid) {
+        None => true,
+        // Its first thread may have ended while others live on.
+        Some(b'Z' | b'X') => std::fs::read_dir(format!("/proc/{pid}/task"))
+            .map_or(true, |threads| threads.count() <= 1),
+        Some(_) => false,
+    }
 }
 
 /// The state of a process as in /proc/PID/stat.

@@ -13,7 +13,7 @@ use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{Errno, process};
 
 use crate::dump::Held;
-use crate::error::{Context, Error, Result, Unsupported};
+use crate::error::{Context, Error, Result};
 use crate::proc::{self, stat};
 use crate::progress::Cancel;
 use crate::remote::COPY_EXIT_CODE;
@@ -32,14 +32,23 @@ pub struct FrozenProcess {
     pub pid: i32,
     /// Its parent's pid.
     pub ppid: i32,
-    /// Its threads, the leader first; empty for a zombie.
+    /// Its living threads, the leader first; empty for a zombie.
     pub threads: Vec<i32>,
+    /// Its leader is not among them: it has ended while others live on.
+    pub leader_ended: bool,
     /// Whether it has ended and only its exit code is left.
     pub zombie: bool,
     /// The signal that stopped it, where job control did.
     pub stop_signal: Option<i32>,
     /// Ended copies of it that a cryopod which was killed left behind; nobody else collects them.
     pub leftovers: Vec<i32>,
+}
+
+impl FrozenProcess {
+    /// The thread by whose files in /proc the process is read.
+    pub fn reader(&self) -> i32 {
+        self.threads.first().copied().unwrap_or(self.pid)
+    }
 }
 
 /// What copies of a process that cryopod makes are called (see [`crate::dump`], live dumps).
@@ -242,18 +251,11 @@ impl Frozen {
         loop {
             let stat = stat::read(pid)?;
             let mut threads = proc::numbers(pid, "task")?;
-            let zombie = matches!(stat.state, 'Z' | 'X');
-            if zombie && threads.len() > 1 {
-                let what = "its first thread has ended while others live on".into();
-                return Err(Error::Unsupported(vec![Unsupported {
-                    pid,
-                    fd: None,
-                    what,
-                }]));
+            let ended = matches!(stat.state, 'Z' | 'X');
+            if ended {
+                threads.retain(|&tid| tid != pid);
             }
-            if zombie {
-                threads.clear();
-            }
+            let zombie = threads.is_empty();
             let new: Vec<i32> = threads
                 .iter()
                 .copied()
@@ -262,7 +264,8 @@ impl Frozen {
             if new.is_empty() {
                 // The leader's tid is the pid; the rest in order.
                 threads.sort_by_key(|&tid| (tid != pid, tid));
-                let stop_signal = match self.seized.get(&pid) {
+                let first = threads.first().unwrap_or(&pid);
+                let stop_signal = match self.seized.get(first) {
                     Some(Hold::JobStopped(signal)) => Some(*signal),
                     _ => None,
                 };
@@ -270,6 +273,7 @@ impl Frozen {
                     pid,
                     ppid: stat.ppid,
                     threads,
+                    leader_ended: ended && !zombie,
                     zombie,
                     stop_signal,
                     leftovers: Vec::new(),

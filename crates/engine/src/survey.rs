@@ -119,16 +119,12 @@ impl Survey {
             self.add(pid, None, "kernel thread: not supported");
             return Ok(());
         }
-        if matches!(stat.state, 'Z' | 'X') {
-            if proc::numbers(pid, "task").is_ok_and(|threads| threads.len() > 1) {
-                self.add(
-                    pid,
-                    None,
-                    "its first thread has ended while others live on: not supported",
-                );
-            }
+        let reader = proc::reader(pid)?;
+        if matches!(stat.state, 'Z' | 'X') && reader == pid {
             return Ok(());
         }
+        // Messages name a thread where the first of a process has ended.
+        let pid = reader;
         let foreign = self.namespaces(pid)?;
         self.tracer(pid)?;
         self.program(pid)?;

@@ -2,14 +2,17 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
 
 /// pidfd_open(2).
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
-    // SAFETY: plain integers in, a fresh descriptor out.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    /// For any thread (Linux 6.9).
+    const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+    match pidfd_open_with(pid, 0) {
+        // It is no process: a thread of one, such as one whose first thread has ended.
+        Err(Errno::INVAL | Errno::NOENT) => pidfd_open_with(pid, PIDFD_THREAD),
+        opened => opened,
+    }
 }
 
 /// pidfd_getfd(2): a duplicate of descriptor `fd` of the process behind `pidfd`, close-on-exec.

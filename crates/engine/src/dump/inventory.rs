@@ -33,7 +33,9 @@ pub fn dump(
         let threads = if one.zombie {
             vec![one.pid as u32]
         } else {
-            one.threads.iter().map(|&tid| tid as u32).collect()
+            let ended = one.leader_ended.then_some(&one.pid);
+            let threads = ended.into_iter().chain(&one.threads);
+            threads.map(|&tid| tid as u32).collect()
         };
         tree.push(&PstreeEntry {
             pid: one.pid as u32,

@@ -170,7 +170,10 @@ pub fn dump<'s>(
         .processes()
         .iter()
         .filter(|one| !one.zombie)
-        .map(|one| one.pid)
+        .flat_map(|one| {
+            let reader = one.leader_ended.then(|| one.reader());
+            std::iter::once(one.pid).chain(reader)
+        })
         .collect();
     let held = Held::lock(&pids, &options.tcp)?;
     let run_id = held.run_id().map(str::to_owned);

@@ -64,12 +64,12 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     if one.zombie {
         return zombie(world, one);
     }
-    let pid = one.pid;
-    let status = Status::read(pid, pid)?;
-    let mem = Mem::open(pid)?;
-    let maps = maps::read_all(pid)?;
+    let (pid, reader) = (one.pid, one.reader());
+    let status = Status::read(reader, reader)?;
+    let mem = Mem::open(reader)?;
+    let maps = maps::read_all(reader)?;
     let room = find_room(pid, &mem, &maps)?;
-    let ids = world.ids.of(pid)?;
+    let ids = world.ids.of(reader)?;
     if !world.spaces.insert(ids.vm_id) {
         let what = "shares its address space with another process of the tree (vfork, or clone with CLONE_VM)".into();
         return Err(Error::Unsupported(vec![crate::Unsupported {
@@ -88,17 +88,23 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
         if has_io_uring {
             io_urings::check_thread(one.pid, &mut visit)?;
         }
-        if tid == pid {
+        if tid == reader {
             inside = Some(ask(&mut visit, one, &maps)?);
             for &copy in &one.leftovers {
                 memory::collect(&mut visit, copy)?;
             }
         }
         visit.leave()?;
-        if let Some(inside) = inside.as_mut().filter(|_| tid == pid) {
-            core.tc = Some(leader(world, &status, &mut inside.tc, &core, one)?);
-            core.ids = Some(ids.clone());
-            core.cryopod_xcomp_permissions = inside.xcomp_permissions;
+        if let Some(inside) = inside.as_mut().filter(|_| tid == reader) {
+            let mut ended = ended_leader(one)?;
+            let leaders = ended.as_mut().unwrap_or(&mut core);
+            let tc = leader(world, &mut inside.tc, leaders, one)?;
+            leaders.tc = Some(tc);
+            leaders.ids = Some(ids.clone());
+            leaders.cryopod_xcomp_permissions = inside.xcomp_permissions;
+            if let Some(ended) = ended {
+                world.set.write_one(Kind::Core, Some(pid as u64), &ended)?;
+            }
         }
         world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
     }
@@ -108,17 +114,18 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     })?;
 
     let descriptors = if first_with_table {
-        world.files.table(pid, ids.files_id)?
+        world.files.table(reader, ids.files_id)?
     } else {
-        proc::numbers(pid, "fd")?.len()
+        proc::numbers(reader, "fd")?.len()
     };
     world.set.write_one(Kind::Ids, Some(pid as u64), &ids)?;
-    fs(world, pid, &status)?;
-    let space = mappings::dump(&mut world.files, pid, &maps)?;
-    mm(world, pid, &inside, &space)?;
+    fs(world, one, &status)?;
+    let space = mappings::dump(&mut world.files, reader, &maps)?;
+    mm(world, one, &inside, &space)?;
     let summary = summary(one, &status, descriptors)?;
     world.memory.push(memory::Space {
         pid,
+        reader,
         mem,
         room,
         ranges: space.ranges,
@@ -145,7 +152,7 @@ fn find_room(pid: i32, mem: &Mem, maps: &[maps::Mapping]) -> Result<u64> {
 
 /// Everything that only a call from inside tells.
 fn ask(visit: &mut Visit<'_>, one: &FrozenProcess, maps: &[maps::Mapping]) -> Result<Inside> {
-    let pid = one.pid;
+    let pid = one.reader();
     let brk = visit.must("brk", libc::SYS_brk, [0; 6])?;
     let mut prctl = |option: i32| visit.call(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
     let dumpable = prctl(libc::PR_GET_DUMPABLE)?.unwrap_or(1) as i32;
@@ -216,12 +223,11 @@ fn locks_future(visit: &Visit<'_>, pid: i32) -> Result<bool> {
 /// The part of the leader's core that is the process's.
 fn leader(
     world: &mut World<'_>,
-    status: &Status,
     inside: &mut TaskCoreEntry,
     core: &CoreEntry,
     one: &FrozenProcess,
 ) -> Result<TaskCoreEntry> {
-    let pid = one.pid;
+    let pid = one.reader();
     let thread = core.thread_core.as_ref();
     let personality = proc::read_text(pid, "personality")?;
     let oom = proc::read_text(pid, "oom_score_adj")?;
@@ -229,13 +235,18 @@ fn leader(
     tc.personality = u32::from_str_radix(personality.trim(), 16).unwrap_or(0);
     let stat = stat::read(pid)?;
     tc.flags = stat.flags;
-    tc.cryopod_exit_signal = exit_signal(&stat);
+    let first = stat::read(one.pid)?;
+    tc.cryopod_exit_signal = exit_signal(&first);
+    if one.leader_ended {
+        tc.cryopod_leader_ended = Some(true);
+        tc.exit_code = first.exit_code as u32;
+    }
     let has_terminal = |pid: i32| stat::read(pid).is_ok_and(|stat| stat.tty_nr != 0);
     tc.cryopod_no_terminal = (stat.tty_nr == 0 && has_terminal(stat.session)).then_some(true);
     let filter = proc::read_text(pid, "coredump_filter").unwrap_or_default();
     tc.cryopod_coredump_filter = u32::from_str_radix(filter.trim(), 16).ok();
     tc.blk_sigset = thread.and_then(|thread| thread.blk_sigset).unwrap_or(0);
-    tc.comm = comm(status);
+    tc.comm = comm(&Status::read(one.pid, one.pid)?);
     tc.rlimits = Some(TaskRlimitsEntry {
         rlimits: limits(pid)?,
     });
@@ -296,17 +307,24 @@ fn parse_limits(text: &str) -> Option<Vec<RlimitEntry>> {
 }
 
 /// Root, working directory and umask: fs-PID.img.
-fn fs(world: &mut World<'_>, pid: i32, status: &Status) -> Result<()> {
+fn fs(world: &mut World<'_>, one: &FrozenProcess, status: &Status) -> Result<()> {
+    let (id, pid) = (Some(one.pid as u64), one.reader());
     let entry = FsEntry {
         cwd_id: world.files.path(pid, "cwd", 0)?,
         root_id: world.files.path(pid, "root", 0)?,
         umask: Some(status.octal("Umask")?),
     };
-    Ok(world.set.write_one(Kind::Fs, Some(pid as u64), &entry)?)
+    Ok(world.set.write_one(Kind::Fs, id, &entry)?)
 }
 
 /// mm-PID.img.
-fn mm(world: &mut World<'_>, pid: i32, inside: &Inside, space: &mappings::Dumped) -> Result<()> {
+fn mm(
+    world: &mut World<'_>,
+    one: &FrozenProcess,
+    inside: &Inside,
+    space: &mappings::Dumped,
+) -> Result<()> {
+    let (id, pid) = (Some(one.pid as u64), one.reader());
     let stat = stat::read(pid)?;
     let auxv = proc::read(pid, "auxv")?;
     let entry = MmEntry {
@@ -329,7 +347,7 @@ fn mm(world: &mut World<'_>, pid: i32, inside: &Inside, space: &mappings::Dumped
         thp_disabled: Some(inside.thp_disable != 0),
         cryopod_thp_disable: (inside.thp_disable > 1).then_some(inside.thp_disable),
     };
-    Ok(world.set.write_one(Kind::Mm, Some(pid as u64), &entry)?)
+    Ok(world.set.write_one(Kind::Mm, id, &entry)?)
 }
 
 /// The pairs of the auxiliary vector (getauxval(3)) up to its end; /proc shows the kernel's whole buffer.
@@ -353,12 +371,29 @@ fn summary(one: &FrozenProcess, status: &Status, descriptors: usize) -> Result<P
         pid: one.pid,
         ppid: one.ppid,
         comm: status.text("Name").to_owned(),
-        command_line: proc::command_line(one.pid)?,
+        command_line: proc::command_line(one.reader())?,
         threads: one.threads.len(),
         descriptors,
         memory_bytes: 0,
         zombie: false,
     })
+}
+
+/// What is left of a leader that has ended while others live on: its name and whose it was. The process's part is added.
+fn ended_leader(one: &FrozenProcess) -> Result<Option<CoreEntry>> {
+    if !one.leader_ended {
+        return Ok(None);
+    }
+    let status = Status::read(one.pid, one.pid)?;
+    Ok(Some(CoreEntry {
+        mtype: March::X86_64 as i32,
+        thread_core: Some(ThreadCoreEntry {
+            comm: Some(comm(&status)),
+            creds: Some(credentials::of_status(&status)?),
+            ..ThreadCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    }))
 }
 
 /// What the parent gets instead of SIGCHLD, if so.

@@ -90,6 +90,17 @@ pub fn children(pid: i32) -> Result<Vec<i32>> {
     Ok(children)
 }
 
+/// The thread by whose files in /proc a process is read: its first, unless that has ended while others live on. What has
+/// ended has no memory and no descriptors any more.
+pub fn reader(pid: i32) -> Result<i32> {
+    let stat = stat::read(pid)?;
+    if !matches!(stat.state, 'Z' | 'X') {
+        return Ok(pid);
+    }
+    let threads = numbers(pid, "task")?;
+    Ok(threads.into_iter().find(|&tid| tid != pid).unwrap_or(pid))
+}
+
 /// The command line; empty for a zombie.
 pub fn command_line(pid: i32) -> Result<Vec<String>> {
     let raw = read(pid, "cmdline")?;

@@ -163,13 +163,22 @@ impl Puppet {
         Ok(child)
     }
 
-    fn go(&self, number: i64, args: [u64; 6], born: &mut Option<i32>) -> Result<u64> {
+    /// Sets the registers for a call that the task makes when it is let go: its last.
+    pub fn leave_to(&self, number: i64, args: [u64; 6]) -> Result<()> {
+        self.aim(number, args)
+    }
+
+    fn aim(&self, number: i64, args: [u64; 6]) -> Result<()> {
         let mut regs = self.base;
         regs.rip = self.gate;
         regs.orig_rax = u64::MAX;
         regs.rax = number as u64;
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-        ptrace::set_regs(self.tid, &regs).task("set its registers", self.tid)?;
+        ptrace::set_regs(self.tid, &regs).task("set its registers", self.tid)
+    }
+
+    fn go(&self, number: i64, args: [u64; 6], born: &mut Option<i32>) -> Result<u64> {
+        self.aim(number, args)?;
         for _entry_then_exit in 0..2 {
             self.run_to_syscall_stop(born)?;
         }

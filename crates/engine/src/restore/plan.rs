@@ -69,6 +69,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether its first thread ends as soon as the others run.
+    pub fn leader_ended(&self) -> bool {
+        ended(&self.threads)
+    }
+
     /// The leader's core.
     pub fn core(&self) -> &CoreEntry {
         &self.threads[0].core
@@ -248,8 +253,14 @@ fn task(set: &SetReader, entry: &PstreeEntry, parent: Option<usize>) -> Result<T
     })
 }
 
+/// Whether a leader has ended while others live on.
+fn ended(threads: &[Thread]) -> bool {
+    let tc = threads.first().and_then(|leader| leader.core.tc.as_ref());
+    threads.len() > 1 && tc.is_some_and(|tc| tc.cryopod_leader_ended == Some(true))
+}
+
 fn body(set: &SetReader, pid: i32, threads: &[Thread]) -> Result<Body> {
-    for thread in threads {
+    for thread in &threads[usize::from(ended(threads))..] {
         let image = || format!("core-{}", thread.tid);
         if thread.core.thread_info.is_none() || thread.core.thread_core.is_none() {
             return Err(Error::inconsistent(

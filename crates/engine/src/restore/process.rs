@@ -312,10 +312,17 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     let (puppet, mem) = (&made.puppet, &made.mem);
     let all: Vec<&Puppet> = std::iter::once(puppet).chain(&made.threads).collect();
 
+    // A leader that has ended is there only to do what the process needs.
+    let ended = usize::from(task.leader_ended());
+    let living = || all.iter().zip(&task.threads).skip(ended);
+
     permissions(puppet, task.core())?;
     leader(puppet, tc)?;
     signals::actions(puppet, mem, &tc.sigactions)?;
-    for (puppet, thread) in all.iter().zip(&task.threads) {
+    if task.leader_ended() {
+        threads::name(puppet, mem, &task.threads[0])?;
+    }
+    for (puppet, thread) in living() {
         threads::restore(world, puppet, mem, thread)?;
     }
     // Helpers and zombies may have left SIGCHLDs behind; whatever is not blocked is dropped with the next call.
@@ -326,7 +333,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     if let Some(queue) = &tc.signals_s {
         signals::queue(puppet, mem, queue, true)?;
     }
-    for (puppet, thread) in all.iter().zip(&task.threads) {
+    for (puppet, thread) in living() {
         if let Some(queue) = thread
             .core
             .thread_core
@@ -344,7 +351,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     }
     world.files.lock_ranges(puppet, mem, body.ids.files_id)?;
     limits(puppet, mem, tc)?;
-    for (puppet, thread) in all.iter().zip(&task.threads) {
+    for (puppet, thread) in living() {
         threads::bind(world, puppet, mem, thread)?;
     }
     if tc.cryopod_lock_future == Some(true) {
@@ -362,13 +369,16 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
         libc::SYS_munmap,
         [puppet.scratch(), SCRATCH_BYTES, 0, 0, 0, 0],
     )?;
-    for (puppet, thread) in all.iter().zip(&task.threads) {
+    if task.leader_ended() {
+        threads::end(&last, &task.threads[0])?;
+    }
+    for (puppet, thread) in living() {
         threads::resume(puppet, thread)?;
     }
     if task.state == State::Stopped || options.leave_stopped {
-        stop(task, &all)?;
+        stop(task, &all[ended..])?;
     }
-    for (puppet, thread) in all.iter().zip(&task.threads) {
+    for (puppet, thread) in living() {
         threads::unblock(puppet, thread)?;
     }
     Ok(())
@@ -500,6 +510,7 @@ fn dumpable(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
 /// A task that was stopped stays stopped. The stop is taken while everything else is blocked, so that pending signals are
 /// still pending behind it.
 fn stop(task: &Task, all: &[&Puppet]) -> Result<()> {
+    let first = all.first().map_or(task.pid, |first| first.tid);
     let signal = task
         .core()
         .tc
@@ -507,8 +518,8 @@ fn stop(task: &Task, all: &[&Puppet]) -> Result<()> {
         .and_then(|tc| tc.stop_signo)
         .filter(|_| task.state == State::Stopped);
     let signal = signal.unwrap_or(libc::SIGSTOP as u32) as i32;
-    ptrace::set_sigmask(task.pid, !(1 << (signal - 1))).task("block its signals", task.pid)?;
-    cryopod_sys::process::kill_thread(task.pid, task.pid, signal).task("stop it", task.pid)?;
+    ptrace::set_sigmask(first, !(1 << (signal - 1))).task("block its signals", first)?;
+    cryopod_sys::process::kill_thread(task.pid, first, signal).task("stop it", first)?;
     // The leader takes the signal, which makes the whole group stop; the others then see that before they run.
     for puppet in all {
         ptrace::cont(puppet.tid, 0).task("continue it", puppet.tid)?;

@@ -217,6 +217,20 @@ pub fn bind(world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) -> R
     Ok(())
 }
 
+/// For a leader that has ended while others live on: it runs once more, to its end.
+pub fn end(last: &Puppet, thread: &Thread) -> Result<()> {
+    let tc = thread.core.tc.as_ref();
+    let creds = thread.core.thread_core.as_ref();
+    if let Some(creds) = creds.and_then(|core| core.creds.as_ref()) {
+        credentials::restore_ids(last, creds)?;
+    }
+    // The kernel looks at what ended threads asked for as well.
+    let args = [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0];
+    last.must("prctl (parent-death signal)", libc::SYS_prctl, args)?;
+    let code = tc.map_or(0, |tc| tc.exit_code >> 8 & 0xff);
+    last.leave_to(libc::SYS_exit, [code.into(), 0, 0, 0, 0, 0])
+}
+
 /// Registers and extended state: the thread is where it was.
 pub fn resume(puppet: &Puppet, thread: &Thread) -> Result<()> {
     let (info, _) = parts(thread)?;

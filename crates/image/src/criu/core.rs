@@ -79,6 +79,9 @@ pub struct TaskCoreEntry {
     /// It has no controlling terminal, although the leader of its session has one: TIOCNOTTY of `ioctl_tty(2)`.
     #[prost(bool, optional, tag = "20010")]
     pub cryopod_no_terminal: Option<bool>,
+    /// The first thread has ended with `exit_code`, and others live on.
+    #[prost(bool, optional, tag = "20011")]
+    pub cryopod_leader_ended: Option<bool>,
     /// Ours, ignored by criu: whether the kernel may merge equal pages anywhere (`PR_SET_MEMORY_MERGE`).
     #[prost(bool, optional, tag = "20020")]
     pub cryopod_memory_merge: Option<bool>,

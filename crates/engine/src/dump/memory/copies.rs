@@ -41,7 +41,7 @@ pub struct Copy {
 impl Copy {
     /// Copies a frozen process; `Err` of the inner kind says why the kernel did not make one.
     pub fn make(set: &SetWriter, space: &Space) -> Result<std::result::Result<Self, Errno>> {
-        let mut visit = Visit::enter(space.pid, &space.mem, space.room)?;
+        let mut visit = Visit::enter(space.reader, &space.mem, space.room)?;
         let pid = match visit.copy_process()? {
             Ok(pid) => pid,
             Err(errno) => return Ok(Err(errno)),
@@ -73,7 +73,7 @@ impl Copy {
         .task("have it killed when cryopod ends", pid)?;
         let copy = Self {
             pid,
-            of: (space.pid, space.room),
+            of: (space.reader, space.room),
             mem,
             saved: Saved::default(),
         };
@@ -170,7 +170,7 @@ struct Saved {
 impl Saved {
     fn save(&mut self, dir: &Path, space: &Space) -> Result<()> {
         let left_out = space.ranges.iter().filter(|range| range.not_copied);
-        let runs = runs_of(space.pid, left_out)?;
+        let runs = runs_of(space.reader, left_out)?;
         if runs.is_empty() {
             return Ok(());
         }

@@ -40,6 +40,8 @@ use crate::progress::{Cancel, Progress};
 pub struct Space {
     /// Its process.
     pub pid: i32,
+    /// The thread by whose files in /proc it is read.
+    pub reader: i32,
     /// Its memory.
     pub mem: Mem,
     /// Where visits to the process have room.
@@ -132,7 +134,7 @@ impl Contents {
                     Box::new(|at, buffer| copy.read(at, buffer)),
                 ),
                 None => (
-                    runs_of(space.pid, space.ranges.iter())?,
+                    runs_of(space.reader, space.ranges.iter())?,
                     Box::new(|at, buffer| space.mem.read(at, buffer)),
                 ),
             };
