@@ -38,17 +38,23 @@ const NAMESPACES: [&str; 10] = [
     "uts",
 ];
 
+/// How often something in the way has to be found.
+const LOOKS: u32 = 5;
+
 /// Looks for everything that stands in the way of a checkpoint of `root` and all its descendants.
 ///
 /// A running tree is never seen as it is at any one moment: a descriptor may lead to a process, or to a socket, that
-/// came after the list of them was made. So only what is found twice counts.
+/// came after the list of them was made. So only what is found again and again counts.
 ///
 /// # Errors
 ///
 /// [`Error::NoProcess`] when there is no `root`; [`Error::Unsupported`] with all that was found.
 pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
     let mut found = look(root, options)?;
-    if !found.is_empty() {
+    for _ in 1..LOOKS {
+        if found.is_empty() {
+            break;
+        }
         let again = look(root, options)?;
         found.retain(|one| again.contains(one));
     }
@@ -73,11 +79,26 @@ fn look(root: i32, options: &DumpOptions) -> Result<Vec<Unsupported>> {
             looked => looked?,
         }
     }
-    ipc::Objects::find(&pids, &mut survey.found)?;
+    survey.found.extend(shared_objects(root)?);
     if options.tcp.connections == Connections::Keep && options.tcp.lock == NetworkLock::Nftables {
         lock::check()?;
     }
     Ok(survey.found)
+}
+
+/// Objects of System V IPC that others seem to use too. Processes that come and go make it seem so: who has a segment
+/// attached is counted, and compared with a list.
+fn shared_objects(root: i32) -> Result<Vec<Unsupported>> {
+    const TRIES: u32 = 20;
+    let mut found = Vec::new();
+    for _ in 0..TRIES {
+        found.clear();
+        ipc::Objects::find(&descendants(root)?, &mut found)?;
+        if found.is_empty() {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// The root and all below it, parents first.
