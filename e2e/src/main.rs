@@ -33,6 +33,7 @@ mod memory;
 mod peers;
 mod programs;
 mod refused;
+mod servers;
 mod signals;
 mod sockets;
 mod stdio;
@@ -86,6 +87,7 @@ fn tests() -> Vec<Test> {
     tests.extend(stdio::tests());
     tests.extend(terminals::tests());
     tests.extend(programs::tests());
+    tests.extend(servers::tests());
     tests.extend(tmux::tests());
     tests.extend(refused::tests());
     tests.extend(store::tests());
