@@ -35,7 +35,7 @@ static void asks(int fd) {
 TARGET(netlink) {
     int plain = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
     int bound = MUST(socket(AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE));
-    struct sockaddr_nl name = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR};
+    struct sockaddr_nl name = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_TC | RTMGRP_IPV4_MROUTE};
     MUST(bind(bound, (struct sockaddr *)&name, sizeof name));
     int on = 1;
     int high = 33;

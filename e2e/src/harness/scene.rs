@@ -212,6 +212,10 @@ impl<'a> Scene<'a> {
     /// Ends the target's processes.
     pub fn end(&mut self) -> Result<()> {
         self.note_pids();
+        // All at once: whoever is left for a moment would complain about those who are gone.
+        for pid in self.pids.iter().filter(|pid| processes::is_alive(**pid)) {
+            processes::signal(*pid, rustix::process::Signal::STOP)?;
+        }
         processes::end_all(&self.pids);
         self.await_nothing_left()
     }
