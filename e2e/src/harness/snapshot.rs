@@ -69,7 +69,6 @@ const FILES: &[&str] = &[
     "environ",
     "auxv",
     "limits",
-    "cgroup",
     "oom_score_adj",
     "personality",
     "coredump_filter",
@@ -209,6 +208,7 @@ impl Taker {
             let lines: Vec<&str> = text.split_inclusive('\n').filter(is_own).collect();
             self.put(name(file), lines.concat());
         }
+        self.put(name("cgroup"), groups(pid));
         for link in LINKS {
             self.put(name(link), read_link(&format!("/proc/{pid}/{link}")));
         }
@@ -354,6 +354,16 @@ fn epoll_entry(line: &str) -> String {
     };
     let events = u32::from_str_radix(events, 16).unwrap_or(0) & !UNASKED;
     format!("tfd: {fd} events: {events:x} data: {data}")
+}
+
+/// The control groups of a process. A named hierarchy (of version 1) shows in every process as soon as anybody on the
+/// machine mounts it: it counts where the process is not in its root.
+fn groups(pid: i32) -> String {
+    read(&format!("/proc/{pid}/cgroup"))
+        .lines()
+        .filter(|line| !(line.contains(":name=") && line.ends_with(":/")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// What a file holds; bytes that are no text are escaped.
