@@ -28,6 +28,7 @@ mod faults;
 mod files;
 mod harness;
 mod inet;
+mod lazy;
 mod live;
 mod memory;
 mod peers;
@@ -80,6 +81,7 @@ fn tests() -> Vec<Test> {
     tests.extend(timers::tests());
     tests.extend(attributes::tests());
     tests.extend(memory::tests());
+    tests.extend(lazy::tests());
     tests.extend(cgroups::tests());
     tests.extend(files::tests());
     tests.extend(sockets::tests());

@@ -104,6 +104,7 @@ Examples:
   cryopod restore web                          the newest checkpoint under the label web
   cryopod restore web:before-upgrade           exactly that one
   cryopod restore --detach --pidfile web.pid web
+  cryopod restore --lazy web                   run at once, fill the memory meanwhile
   cryopod restore --dir /tmp/images            a directory that `criu dump` wrote
 
 Standard streams that led outside of the checkpointed tree (to a terminal, to a pager):
@@ -285,6 +286,11 @@ pub(crate) struct Restore {
     /// Leave the program to itself once it runs
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// Let the program run before its memory is there. Pages come when it touches them, and the rest in the background,
+    /// from a helper process that leaves when all are there. Until then the checkpoint must stay readable; if the helper
+    /// is killed or finds a page that is not what was stored, the program is ended rather than given a wrong one
+    #[arg(long)]
+    pub(crate) lazy: bool,
     /// Write the pid of the first process to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,

@@ -169,6 +169,7 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
             ..CgroupOptions::default()
         },
         connections: connections(typed.tcp_established, typed.tcp_close),
+        lazy: typed.lazy,
         ..RestoreOptions::default()
     };
     Ok(Restore {

@@ -6,13 +6,14 @@
 
 mod job;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use cryopod_engine::Cancel;
 use cryopod_sys::signal::Noted;
 use cryopod_sys::wait::Status;
 use cryopod_sys::{Errno, process, signal, wait as sys_wait};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -86,6 +87,19 @@ pub fn prepare() -> Result<Cancel> {
 ///
 /// [`Error::Child`] if there is no such child.
 pub fn wait(pid: i32) -> Result<ExitStatus> {
+    wait_beside(pid, None)
+}
+
+/// What else is to be heard of while a child is waited for.
+pub(crate) trait Beside {
+    /// Is ready when there is news.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Takes the news in. Returns whether there may be more.
+    fn look(&mut self) -> bool;
+}
+
+/// As [`wait`], hearing of something else beside.
+pub(crate) fn wait_beside(pid: i32, mut beside: Option<&mut dyn Beside>) -> Result<ExitStatus> {
     let failed = |errno: Errno| Error::Child {
         operation: "wait for",
         pid,
@@ -94,7 +108,16 @@ pub fn wait(pid: i32) -> Result<ExitStatus> {
     prepare()?;
     let pidfd = process::pidfd_open(pid).map_err(failed)?;
     let job = Job::of(pid);
+    // One descriptor for both.
+    let news = epoll::create(CreateFlags::CLOEXEC).map_err(failed)?;
+    watch(&news, pidfd.as_fd()).map_err(failed)?;
+    if let Some(beside) = &beside {
+        watch(&news, beside.fd()).map_err(failed)?;
+    }
     loop {
+        if let Some(heard) = beside.take_if(|beside| !beside.look()) {
+            epoll::delete(&news, heard.fd()).map_err(failed)?;
+        }
         while let Some(noted) = signal::take_noted() {
             pass_on(pid, &job, noted);
         }
@@ -102,11 +125,15 @@ pub fn wait(pid: i32) -> Result<ExitStatus> {
             Ok(Some(Status::Exited(code))) => return Ok(ExitStatus::Exited(code)),
             Ok(Some(Status::Signaled(signal, _))) => return Ok(ExitStatus::Signaled(signal)),
             Ok(Some(Status::Stopped(signal))) => job.stopped(signal),
-            Ok(None) => signal::await_readable(pidfd.as_fd(), NOTED).map_err(failed)?,
+            Ok(None) => signal::await_readable(news.as_fd(), NOTED).map_err(failed)?,
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
     }
+}
+
+fn watch(news: &OwnedFd, fd: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    epoll::add(news, fd, EventData::new_u64(0), EventFlags::IN)
 }
 
 fn pass_on(pid: i32, job: &Job, noted: Noted) {

@@ -240,6 +240,8 @@ mod tests {
             processes: 1,
             threads: 1,
             pages_bytes,
+            lazy_bytes: 0,
+            helper_pid: None,
             total_time_us: 1500,
         }
     }

@@ -1,9 +1,11 @@
 //! The workflow of a restore: store -> image set -> a running process.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use cryopod_engine::{Cancel, CgroupOptions, Connections, Progress, Stdio};
+use cryopod_engine::restore::lazy::{Filling, News};
+use cryopod_engine::{Cancel, CgroupOptions, Connections, NoProgress, Progress, Stdio};
 use cryopod_image::criu::PstreeEntry;
 use cryopod_image::{Kind, SetReader};
 use cryopod_store::{Ref, Store};
@@ -35,6 +37,9 @@ pub struct RestoreOptions {
     pub cgroups: CgroupOptions,
     /// What becomes of TCP connections.
     pub connections: Connections,
+    /// Let the program run before its memory is there: pages come when they are touched, and the rest in the background,
+    /// from a helper process that leaves when all are there.
+    pub lazy: bool,
 }
 
 /// What a restore brought back. Times are in microseconds, sizes in bytes.
@@ -48,6 +53,10 @@ pub struct RestoreReport {
     pub threads: usize,
     /// How much memory was read.
     pub pages_bytes: u64,
+    /// How much memory is filled while the program runs.
+    pub lazy_bytes: u64,
+    /// The pid of the helper that fills it.
+    pub helper_pid: Option<i32>,
     /// How long it took.
     pub total_time_us: u64,
 }
@@ -60,6 +69,7 @@ pub struct Restored {
     pub root_pid: i32,
     /// What came back.
     pub report: RestoreReport,
+    filling: Option<Filling>,
 }
 
 impl Restored {
@@ -69,7 +79,22 @@ impl Restored {
     ///
     /// [`crate::Error::Child`] if it cannot be waited for.
     pub fn wait(self) -> Result<ExitStatus> {
-        foreground::wait(self.root_pid)
+        self.wait_showing(&NoProgress)
+    }
+
+    /// As [`Restored::wait`]; `progress` hears of memory that is filled meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Also those of the filling, after which the program has been ended.
+    pub fn wait_showing(self, progress: &dyn Progress) -> Result<ExitStatus> {
+        let Some(filling) = self.filling else {
+            return foreground::wait(self.root_pid);
+        };
+        let mut watch = Watch::begin(filling, progress);
+        let status = foreground::wait_beside(self.root_pid, Some(&mut watch))?;
+        watch.end(status)?;
+        Ok(status)
     }
 
     /// Ends it, all of it.
@@ -83,6 +108,67 @@ impl Restored {
 
     /// Leaves it to itself. It goes on as a child of this process until this process ends.
     pub fn detach(self) {}
+}
+
+/// Follows the filling of memory while the program is waited for.
+struct Watch<'a> {
+    filling: Filling,
+    progress: &'a dyn Progress,
+    told_bytes: u64,
+    outcome: Option<std::result::Result<(), cryopod_engine::Error>>,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(filling: Filling, progress: &'a dyn Progress) -> Self {
+        progress.begin("fill memory", Some(filling.total_bytes()));
+        Self {
+            filling,
+            progress,
+            told_bytes: 0,
+            outcome: None,
+        }
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.progress.advance(bytes.saturating_sub(self.told_bytes));
+        self.told_bytes = bytes;
+    }
+
+    /// A program that was killed may have been killed because its memory could not be filled; whoever did that says so.
+    fn end(mut self, status: ExitStatus) -> Result<()> {
+        const SIGKILL: i32 = 9;
+        if self.outcome.is_none() && status == ExitStatus::Signaled(SIGKILL) {
+            self.outcome = Some(self.filling.wait(|_| {}));
+        }
+        self.progress.end();
+        match self.outcome {
+            Some(Err(error)) if status == ExitStatus::Signaled(SIGKILL) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl foreground::Beside for Watch<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.filling.as_fd()
+    }
+
+    fn look(&mut self) -> bool {
+        while let Some(news) = self.filling.news() {
+            match news {
+                News::Ready(_) => {}
+                News::Progress(bytes) => self.advance(bytes),
+                News::Done => {
+                    self.progress.end();
+                    self.outcome = Some(Ok(()));
+                }
+                News::Failed(kind, what) => {
+                    self.outcome = Some(Err(cryopod_engine::Error::Filling { kind, what }));
+                }
+            }
+        }
+        self.outcome.is_none() && !self.filling.is_ended()
+    }
 }
 
 /// Restores a checkpoint. When this returns, the tree runs.
@@ -144,6 +230,7 @@ fn revive(
         remove_links: options.remove_links,
         cgroups: options.cgroups.clone(),
         connections: options.connections,
+        lazy: options.lazy,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
     tracing::info!(
@@ -156,11 +243,14 @@ fn revive(
         processes: made.processes,
         threads: made.threads,
         pages_bytes: made.pages_bytes,
+        lazy_bytes: made.filling.as_ref().map_or(0, Filling::total_bytes),
+        helper_pid: made.filling.as_ref().map(Filling::helper_pid),
         total_time_us: micros(started.elapsed()),
     };
     Ok(Restored {
         root_pid: made.root_pid,
         report,
+        filling: made.filling,
     })
 }
 

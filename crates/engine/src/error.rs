@@ -282,6 +282,14 @@ pub enum Error {
         /// The kernel's answer to clone(2).
         source: Errno,
     },
+    /// Memory that was left for later could not be filled.
+    #[error("the programs were ended, because their memory could not be filled: {what}")]
+    Filling {
+        /// The class of what was in the way.
+        kind: ErrorKind,
+        /// What it was.
+        what: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -333,6 +341,7 @@ impl Error {
                 cryopod_image::ErrorKind::Internal => ErrorKind::Internal,
                 _ => ErrorKind::External,
             },
+            Self::Filling { kind, .. } => *kind,
             Self::NoCopy { .. } | Self::Cancelled => ErrorKind::External,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::mem::size_of;
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
 
 /// `struct clone_args`, for the local call below and for remote ones, where the engine lays it out in a tracee.
 #[repr(C)]
@@ -86,4 +86,54 @@ fn sleep_in_child(args: &CloneArgs) -> Result<i32> {
         }
         check(rc).map(|pid| pid as i32)
     }
+}
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The one that called; the child has this pid.
+    Parent(i32),
+    /// The new one.
+    Child,
+}
+
+/// fork(2).
+///
+/// EBUSY when this process has other threads: the child would have the locks that they hold, and not them.
+pub fn fork() -> Result<Fork> {
+    alone()?;
+    // SAFETY: there is no other thread, so the child has everything as it is here and may go on like this process.
+    side(check(i64::from(unsafe { libc::fork() }))?)
+}
+
+/// Like [`fork`], with a child that shares the descriptor table (CLONE_FILES of clone(2)): what one of the two opens is
+/// open until both have closed it or ended.
+pub fn fork_sharing_descriptors() -> Result<Fork> {
+    alone()?;
+    let args = CloneArgs {
+        flags: libc::CLONE_FILES as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: no CLONE_VM, so the child runs on its own copy of this stack; there is no other thread, so that copy is
+    // whole. `args` is live.
+    side(check(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())
+    })?)
+}
+
+fn alone() -> Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|_| Errno::NOENT)?;
+    if threads.count() == 1 {
+        Ok(())
+    } else {
+        Err(Errno::BUSY)
+    }
+}
+
+fn side(pid: i64) -> Result<Fork> {
+    Ok(match pid {
+        0 => Fork::Child,
+        pid => Fork::Parent(pid as i32),
+    })
 }

@@ -181,6 +181,54 @@ pub fn set_owner_as(fd: BorrowedFd<'_>, owner: Owner, uid: u32, euid: u32) -> Re
     done
 }
 
+/// Closes every descriptor of this process but those given (close_range(2)).
+///
+/// For a process that was just forked, which leaves everything that its parent's values owned alone from then on: the
+/// numbers in them mean nothing any more.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut next = 0u32;
+    for fd in keep.into_iter().map(Some).chain([None]) {
+        let last = match fd {
+            Some(0) => None,
+            Some(fd) => Some(fd - 1),
+            None => Some(u32::MAX),
+        };
+        if let Some(last) = last.filter(|&last| last >= next) {
+            // SAFETY: plain integers; that nobody uses what is closed is what the caller promises above, and whoever
+            // does gets EBADF: nothing is opened behind its back in between.
+            check(unsafe { libc::syscall(libc::SYS_close_range, next, last, 0) })?;
+        }
+        next = fd.map_or(u32::MAX, |fd| fd + 1);
+    }
+    Ok(())
+}
+
+/// Duplicates of all open userfaultfds of this process, whoever opened them: its descriptor table may be shared.
+pub fn userfaultfds() -> Result<Vec<crate::userfaultfd::Userfaultfd>> {
+    let entries = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::NOENT)?;
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let is_one = std::fs::read_link(entry.path())
+            .is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]");
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok());
+        if let Some(number) = number.filter(|_| is_one) {
+            // SAFETY: plain integers in, a fresh descriptor out.
+            let fd = check(i64::from(unsafe {
+                libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0)
+            }))?;
+            // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+            found.push(unsafe { OwnedFd::from_raw_fd(fd as i32) }.into());
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@ pub mod socket;
 pub mod stand_in;
 pub mod tcp;
 pub mod tty;
+pub mod userfaultfd;
 pub mod wait;
 
 pub use rustix::io::Errno;

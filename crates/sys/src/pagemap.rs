@@ -128,3 +128,24 @@ fn run(
     }
     Ok(())
 }
+
+/// Whether any page of `range` is there, be it the shared page of zeroes.
+pub fn any_page(pagemap: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<bool> {
+    let mut region = Region::default();
+    let mut arg = ScanArg {
+        size: size_of::<ScanArg>() as u64,
+        start: range.start,
+        end: range.end,
+        vec: (&raw mut region) as u64,
+        vec_len: 1,
+        max_pages: 1,
+        category_anyof_mask: category::PRESENT | category::SWAPPED,
+        return_mask: category::PRESENT,
+        ..ScanArg::default()
+    };
+    // SAFETY: `arg` is live, and its `vec` points to one region that is live and may be written.
+    let count = check(i64::from(unsafe {
+        libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg)
+    }))?;
+    Ok(count > 0)
+}

@@ -136,6 +136,18 @@ pub fn die_of(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
+/// From now on the given signals are ignored.
+pub fn ignore(signals: &[i32]) -> Result<()> {
+    for &signal in signals {
+        // SAFETY: no handler is installed.
+        let before = unsafe { libc::signal(signal, libc::SIG_IGN) };
+        if before == libc::SIG_ERR {
+            return check(-1).map(drop);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;

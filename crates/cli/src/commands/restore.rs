@@ -42,16 +42,23 @@ pub(crate) fn run(context: &Context, restore: &Restore) -> Result<ExitCode, Fail
     if restore.parent.detach {
         context.output.print(report, || report.root_pid.to_string());
         context.output.note(&format!(
-            "{}, {}; {} read, {} in all",
+            "{}, {}; {} read, {} in all{}",
             format::count(report.processes as u64, "process", "processes"),
             format::count(report.threads as u64, "thread", "threads"),
             format::bytes(report.pages_bytes),
             format::micros(report.total_time_us),
+            match report.lazy_bytes {
+                0 => String::new(),
+                bytes => format!("; {} follow", format::bytes(bytes)),
+            },
         ));
         restored.detach();
         return Ok(ExitCode::SUCCESS);
     }
     // From here on, standard output is the program's: people get nothing more.
     context.output.print(report, String::new);
-    restored.wait()?.exit()
+    let bars = context.bars();
+    let status = restored.wait_showing(&bars);
+    drop(bars);
+    status?.exit()
 }

@@ -35,10 +35,13 @@ pub struct Contents {
 
 /// A piece of the pages file and where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Segment {
-    offset: u64,
-    address: u64,
-    len: u64,
+pub struct Segment {
+    /// Where it begins in the pages file.
+    pub offset: u64,
+    /// Where it belongs.
+    pub address: u64,
+    /// Its length.
+    pub len: u64,
     /// The parent's page may be there already.
     compare: bool,
 }
@@ -161,6 +164,26 @@ impl Contents {
             }
         }
         Ok(bytes)
+    }
+
+    /// What is to be written, in the order of the pages file.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Leaves those blocks of the pages file for later of which every part may be, and returns their parts.
+    pub fn put_off(&mut self, may_be: impl Fn(&Segment) -> bool) -> Vec<Segment> {
+        let (later, now): (Vec<_>, Vec<_>) = self
+            .blocks()
+            .into_iter()
+            .partition(|block| block.iter().all(&may_be));
+        self.segments = now.concat();
+        later.concat()
+    }
+
+    /// The pages file, when nothing is to be written from it any more.
+    pub fn into_pages(self) -> Option<PagesReader> {
+        self.pages
     }
 
     /// Writes everything, with as many threads as there are processors.

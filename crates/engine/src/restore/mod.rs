@@ -8,7 +8,8 @@
 //! 3. `tree`: make the root and, from their stopped parents, all others; each gets its mappings (`mappings`) and its
 //!    contents (`memory`) before it has children of its own, so that copy-on-write sharing comes back by itself
 //! 4. `process`, `threads`, `timers`, `signals`, `seccomp`, `credentials`: everything else, from harmless to binding
-//! 5. let go, all at once
+//! 5. `lazy`: with that option, a helper process is started that will fill what was left out of step 3
+//! 6. let go, all at once
 //!
 //! Until the last step every task is a [`Puppet`](crate::remote::puppet::Puppet) that dies with cryopod; a failure
 //! ends them all.
@@ -21,6 +22,7 @@ mod foreground;
 mod gaps;
 mod guards;
 mod ipc;
+pub mod lazy;
 mod mappings;
 mod memory;
 mod plan;
@@ -76,10 +78,12 @@ pub struct RestoreOptions {
     pub cgroups: CgroupOptions,
     /// What becomes of TCP connections.
     pub connections: Connections,
+    /// Let the tree run before its memory is there: see [`lazy`].
+    pub lazy: bool,
 }
 
 /// A restored tree, running. Its root is a child of this process.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Restored {
     /// Pid of the root.
     pub root_pid: i32,
@@ -89,6 +93,8 @@ pub struct Restored {
     pub threads: usize,
     /// Bytes of pages read from the set.
     pub pages_bytes: u64,
+    /// What goes on after a lazy restore; none when nothing was left to be filled.
+    pub filling: Option<lazy::Filling>,
 }
 
 /// Restores a tree. No other thread may exist in this process when it is called: the root starts as its copy.
@@ -128,6 +134,7 @@ pub fn restore(
         cgroups: &cgroups,
         ipc: &ipc,
         base,
+        lazy: options.lazy,
         progress,
         cancel,
     };
@@ -144,6 +151,7 @@ pub fn restore(
         return Err(crate::Error::Cancelled);
     }
     let handed = foreground::hand_over(plan.root(), options)?;
+    let filling = lazy::start(tree.take_later(), &tree.pids_of(&plan))?;
     connections.resume()?;
     tree.let_go()?;
     cgroups.keep();
@@ -164,6 +172,7 @@ pub fn restore(
         processes: plan.tasks.len(),
         threads,
         pages_bytes,
+        filling,
     })
 }
 

@@ -12,6 +12,7 @@ use cryopod_sys::{Errno, process, tty};
 use super::cgroups::Cgroups;
 use super::files::Files;
 use super::ipc::Ipc;
+use super::lazy::{self, Later, PutOff};
 use super::plan::{Plan, State, Task};
 use super::sessions::{Birth, birth};
 use super::shmem::Shared;
@@ -37,6 +38,8 @@ pub struct World<'a> {
     pub ipc: &'a Ipc,
     /// From here on, descriptors are cryopod's own and not the program's.
     pub base: i32,
+    /// Whether memory may be filled later.
+    pub lazy: bool,
     /// Who hears how far it is.
     pub progress: &'a dyn Progress,
     /// Whether to stop.
@@ -57,7 +60,7 @@ pub struct Made {
 }
 
 /// The tasks made so far. Dropping it ends them all.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tree {
     /// By place in the plan; zombies and helpers of the second life are here too, until they end.
     made: HashMap<usize, Made>,
@@ -67,6 +70,8 @@ pub struct Tree {
     pids: Vec<i32>,
     /// What is stored of those that are not made yet.
     maps: memory::Maps,
+    /// What is to be filled when all else is done.
+    later: Vec<Later>,
     pages_bytes: u64,
 }
 
@@ -95,6 +100,17 @@ impl Tree {
     /// Bytes of pages written to private memory.
     pub fn pages_bytes(&self) -> u64 {
         self.pages_bytes
+    }
+
+    /// What is still to be filled.
+    pub fn take_later(&mut self) -> Vec<Later> {
+        std::mem::take(&mut self.later)
+    }
+
+    /// The pids of all living tasks.
+    pub fn pids_of(&self, plan: &Plan) -> Vec<i32> {
+        let living = self.living(plan).into_iter();
+        living.map(|index| plan.tasks[index].pid).collect()
     }
 
     /// A task that was made.
@@ -230,13 +246,27 @@ impl Tree {
         mappings::clear(&puppet, &body.mm, &inherited)?;
         mappings::make(&puppet, &mem, &body.mm, &inherited, world)?;
         let map = self.maps.take(task.pid)?;
-        let contents = memory::Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
+        let mut contents = memory::Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
         drop(map);
         contents.check_vdso(task.pid, &mem)?;
+        let present = contents.present();
+        let put_off = match world.lazy {
+            true => PutOff::choose(world, task, &inherited, &mut contents),
+            false => None,
+        };
+        // A huge page would be whole as soon as one of its pages is written, and what is to follow could not any more.
+        if put_off.is_some() {
+            lazy::forbid_huge_pages(&puppet, true)?;
+        }
         self.pages_bytes += contents.fill(&mem, world.progress, world.cancel)?;
+        if put_off.is_some() {
+            lazy::forbid_huge_pages(&puppet, false)?;
+        }
         mappings::close(&puppet, &body.mm)?;
         aio::restore(&puppet, &mem, &body.mm, &contents)?;
-        let present = contents.present();
+        if let (Some(put_off), Some(pages)) = (put_off, contents.into_pages()) {
+            self.later.push(Later::prepare(&puppet, put_off, pages)?);
+        }
         if let Some(parent) = task.parent.and_then(|parent| self.made.get(&parent)) {
             memory::drop_inherited(&puppet, &body.mm, &inherited, &present, &parent.present)?;
         }

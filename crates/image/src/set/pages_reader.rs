@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::{ReadWriteFlags, preadv2};
@@ -63,6 +63,13 @@ impl PagesReader {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The descriptors behind it, for a process that closes all others.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.file)
+            .chain(&self.direct)
+            .map(AsFd::as_fd)
     }
 
     /// Reads block `index`, which begins at `index` times [`BLOCK_SIZE_BYTES`]; the last one may be short. What
