@@ -27,6 +27,8 @@ pub mod remote;
 pub mod restore;
 mod sock_diag;
 pub mod survey;
+#[cfg(test)]
+mod tests;
 
 pub use cgroups::{CgroupOptions, CgroupRoot, ManageCgroups};
 pub use dump::{

@@ -332,6 +332,7 @@ mod tests {
 
     use super::*;
     use crate::dump::files::tests::Sleeper;
+    use crate::tests::alone::alone;
 
     fn options(external_stdio: bool) -> DumpOptions {
         DumpOptions {
@@ -350,22 +351,26 @@ mod tests {
 
     #[test]
     fn a_plain_process_can_be_checkpointed() {
-        let sleeper = Sleeper::start(Stdio::null());
-        let found = found(survey(sleeper.pid(), &options(true)));
-        assert!(found.is_empty(), "{found:?}");
+        alone(|| {
+            let sleeper = Sleeper::start(Stdio::null());
+            let found = found(survey(sleeper.pid(), &options(true)));
+            assert!(found.is_empty(), "{found:?}");
+        });
     }
 
     #[test]
     fn what_is_in_the_way_is_named_with_its_descriptor() {
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let stdin = Stdio::from(std::os::fd::OwnedFd::from(socket));
-        let sleeper = Sleeper::start(stdin);
-        let found = found(survey(sleeper.pid(), &options(false)));
-        let expected = "socket (AF_UNIX, stream): connected to pid";
-        let named = |one: &Unsupported| {
-            (one.pid, one.fd) == (sleeper.pid(), Some(0)) && one.what.starts_with(expected)
-        };
-        assert!(found.iter().any(named), "{found:?}");
+        alone(|| {
+            let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let stdin = Stdio::from(std::os::fd::OwnedFd::from(socket));
+            let sleeper = Sleeper::start(stdin);
+            let found = found(survey(sleeper.pid(), &options(false)));
+            let expected = "socket (AF_UNIX, stream): connected to pid";
+            let named = |one: &Unsupported| {
+                (one.pid, one.fd) == (sleeper.pid(), Some(0)) && one.what.starts_with(expected)
+            };
+            assert!(found.iter().any(named), "{found:?}");
+        });
     }
 
     #[test]

@@ -175,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::dump::files::tests::Sleeper;
+    use crate::tests::alone::alone;
 
     fn options() -> DumpOptions {
         DumpOptions {
@@ -192,22 +193,26 @@ mod tests {
 
     #[test]
     fn a_pipe_to_somebody_else_leads_outside_and_one_within_does_not() {
-        let sleeper = Sleeper::start(Stdio::null());
-        let (pid, own) = (sleeper.pid(), std::process::id() as i32);
-        let results = [
-            leads_outside(&sleeper, &[pid], 1),
-            leads_outside(&sleeper, &[pid, own], 1),
-            leads_outside(&sleeper, &[pid], 0),
-        ];
-        assert_eq!(results, [true, false, false]);
+        alone(|| {
+            let sleeper = Sleeper::start(Stdio::null());
+            let (pid, own) = (sleeper.pid(), std::process::id() as i32);
+            let results = [
+                leads_outside(&sleeper, &[pid], 1),
+                leads_outside(&sleeper, &[pid, own], 1),
+                leads_outside(&sleeper, &[pid], 0),
+            ];
+            assert_eq!(results, [true, false, false]);
+        });
     }
 
     #[test]
     fn a_pipe_to_nobody_leads_nowhere() {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let sleeper = Sleeper::start(Stdio::from(reader));
-        assert!(leads_outside(&sleeper, &[sleeper.pid()], 0));
-        drop(writer);
-        assert!(!leads_outside(&sleeper, &[sleeper.pid()], 0));
+        alone(|| {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let sleeper = Sleeper::start(Stdio::from(reader));
+            assert!(leads_outside(&sleeper, &[sleeper.pid()], 0));
+            drop(writer);
+            assert!(!leads_outside(&sleeper, &[sleeper.pid()], 0));
+        });
     }
 }

@@ -237,6 +237,7 @@ mod tests {
 
     use super::*;
     use crate::dump::files::kind::classify;
+    use crate::tests::alone::alone;
 
     fn seen(file: &impl AsRawFd) -> Seen {
         Seen::descriptor(std::process::id() as i32, file.as_raw_fd()).unwrap()
@@ -244,40 +245,42 @@ mod tests {
 
     #[test]
     fn a_slave_belongs_where_its_master_is() {
-        let own = std::process::id() as i32;
-        let mut options = OpenOptions::new();
-        let open = options.read(true).write(true).open("/dev/ptmx").unwrap();
-        tty::set_locked(open.as_fd(), false).unwrap();
-        let peer = tty::open_slave(open.as_fd(), libc::O_RDWR).unwrap();
-        let index = tty::index(open.as_fd()).unwrap();
+        alone(|| {
+            let own = std::process::id() as i32;
+            let mut options = OpenOptions::new();
+            let open = options.read(true).write(true).open("/dev/ptmx").unwrap();
+            tty::set_locked(open.as_fd(), false).unwrap();
+            let peer = tty::open_slave(open.as_fd(), libc::O_RDWR).unwrap();
+            let index = tty::index(open.as_fd()).unwrap();
 
-        let tree = Terminals::scan(&[own]).unwrap();
-        let pty = master(&seen(&open)).unwrap();
-        assert_eq!(pty.index, index);
-        assert_eq!(classify(&seen(&open)), Kind::Master);
-        assert_eq!(tree.home(&seen(&peer)).unwrap(), Home::Inside(pty));
-        assert_eq!(
-            tree.problem(&seen(&peer), &Kind::Terminal, false).unwrap(),
-            None
-        );
-        assert_eq!(
-            tree.problem(&seen(&open), &Kind::Master, false).unwrap(),
-            None
-        );
+            let tree = Terminals::scan(&[own]).unwrap();
+            let pty = master(&seen(&open)).unwrap();
+            assert_eq!(pty.index, index);
+            assert_eq!(classify(&seen(&open)), Kind::Master);
+            assert_eq!(tree.home(&seen(&peer)).unwrap(), Home::Inside(pty));
+            assert_eq!(
+                tree.problem(&seen(&peer), &Kind::Terminal, false).unwrap(),
+                None
+            );
+            assert_eq!(
+                tree.problem(&seen(&open), &Kind::Master, false).unwrap(),
+                None
+            );
 
-        let nobody = Terminals::default();
-        assert_eq!(nobody.home(&seen(&peer)).unwrap(), Home::Outside(pty));
-        let problem = nobody
-            .problem(&seen(&peer), &Kind::Terminal, false)
-            .unwrap();
-        assert!(problem.unwrap().contains("--shell-job"));
-        assert_eq!(
-            nobody.problem(&seen(&peer), &Kind::Terminal, true).unwrap(),
-            None
-        );
+            let nobody = Terminals::default();
+            assert_eq!(nobody.home(&seen(&peer)).unwrap(), Home::Outside(pty));
+            let problem = nobody
+                .problem(&seen(&peer), &Kind::Terminal, false)
+                .unwrap();
+            assert!(problem.unwrap().contains("--shell-job"));
+            assert_eq!(
+                nobody.problem(&seen(&peer), &Kind::Terminal, true).unwrap(),
+                None
+            );
 
-        drop(open);
-        assert_eq!(tree.home(&seen(&peer)).unwrap(), Home::HungUp(pty));
+            drop(open);
+            assert_eq!(tree.home(&seen(&peer)).unwrap(), Home::HungUp(pty));
+        });
     }
 
     #[test]

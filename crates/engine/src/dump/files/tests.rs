@@ -17,9 +17,13 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 
 use super::*;
 use crate::restore::{self, RestoreOptions};
+use crate::tests::alone::alone;
 
 const DIRECTORY: &str = "CRYOPOD_TEST_DIRECTORY";
 const TABLE: u32 = 5;
+
+/// The number under which a file is watched that is closed by the time of the dump.
+const CLOSED: i32 = 90;
 
 /// A running child and the numbers of its files, by name.
 struct Subject {
@@ -235,7 +239,7 @@ fn open_everything(directory: &Path) -> BTreeMap<&'static str, OwnedFd> {
     };
     watch(&eventfd, 77);
     // Watched under a number that is closed by now; the file lives on under another.
-    let moving = files["timerfd"].try_clone().unwrap();
+    let moving = rustix::io::fcntl_dupfd_cloexec(&files["timerfd"], CLOSED).unwrap();
     watch(&moving, 78);
     drop(moving);
     files.insert("eventfd", eventfd);
@@ -284,109 +288,116 @@ fn options() -> DumpOptions {
 
 #[test]
 fn every_kind_is_dumped_as_what_it_is() {
-    let subject = Subject::start();
-    let (_images, set) = subject.dump(&options());
-    let (table, entries) = (table(&set), entries(&set));
-    let of = |name: &str| &table[&subject.numbers[name]];
-    let entry = |name: &str| &entries[&of(name).id];
+    alone(|| {
+        let subject = Subject::start();
+        let (_images, set) = subject.dump(&options());
+        let (table, entries) = (table(&set), entries(&set));
+        let of = |name: &str| &table[&subject.numbers[name]];
+        let entry = |name: &str| &entries[&of(name).id];
 
-    assert_eq!(of("plain").id, of("duplicate").id);
-    assert_ne!(of("plain").id, of("twin").id);
-    let plain = entry("plain").reg.as_deref().unwrap();
-    assert_eq!((plain.pos, plain.size), (7, Some(10)));
-    assert_eq!(
-        plain.name,
-        subject
-            .directory
-            .path()
-            .join("plain")
-            .as_os_str()
-            .as_encoded_bytes()
-    );
-    assert_eq!(plain.flags & libc::O_CLOEXEC as u32, 0);
-    assert_eq!(of("plain").flags, 1);
-    assert_eq!(of("pipe-reader").flags, 0);
+        assert_eq!(of("plain").id, of("duplicate").id);
+        assert_ne!(of("plain").id, of("twin").id);
+        let plain = entry("plain").reg.as_deref().unwrap();
+        assert_eq!((plain.pos, plain.size), (7, Some(10)));
+        assert_eq!(
+            plain.name,
+            subject
+                .directory
+                .path()
+                .join("plain")
+                .as_os_str()
+                .as_encoded_bytes()
+        );
+        assert_eq!(plain.flags & libc::O_CLOEXEC as u32, 0);
+        assert_eq!(of("plain").flags, 1);
+        assert_eq!(of("pipe-reader").flags, 0);
 
-    let pipe = |name: &str| entry(name).pipe.as_deref().unwrap();
-    assert_eq!(pipe("pipe-reader").pipe_id, pipe("pipe-writer").pipe_id);
-    assert_eq!(pipe("both-ends").pipe_id, pipe("pipe-writer").pipe_id);
-    assert_eq!(entry("eventfd").efd.as_deref().unwrap().counter, 1 << 40);
-    assert_eq!(
-        entry("signalfd").sgfd.as_deref().unwrap().sigmask,
-        1 << 9 | 1 << 33
-    );
-    assert_eq!(entry("timerfd").tfd.as_deref().unwrap().isec, 3);
-    let memfd = |name: &str| entry(name).memfd.as_deref().unwrap().inode_id;
-    assert_eq!(memfd("memfd"), memfd("memfd-again"));
+        let pipe = |name: &str| entry(name).pipe.as_deref().unwrap();
+        assert_eq!(pipe("pipe-reader").pipe_id, pipe("pipe-writer").pipe_id);
+        assert_eq!(pipe("both-ends").pipe_id, pipe("pipe-writer").pipe_id);
+        assert_eq!(entry("eventfd").efd.as_deref().unwrap().counter, 1 << 40);
+        assert_eq!(
+            entry("signalfd").sgfd.as_deref().unwrap().sigmask,
+            1 << 9 | 1 << 33
+        );
+        assert_eq!(entry("timerfd").tfd.as_deref().unwrap().isec, 3);
+        let memfd = |name: &str| entry(name).memfd.as_deref().unwrap().inode_id;
+        assert_eq!(memfd("memfd"), memfd("memfd-again"));
 
-    let mut watched: Vec<(i32, u64)> = entry("epoll")
-        .epfd
-        .as_deref()
-        .unwrap()
-        .tfd
-        .iter()
-        .map(|one| (one.tfd as i32, one.data))
-        .collect();
-    watched.sort_by_key(|one| one.1);
-    assert_eq!(
-        watched,
-        [
-            (subject.numbers["eventfd"], 77),
-            (subject.numbers["timerfd"], 78)
-        ]
-    );
+        let mut watched: Vec<(i32, u64)> = entry("epoll")
+            .epfd
+            .as_deref()
+            .unwrap()
+            .tfd
+            .iter()
+            .map(|one| (one.tfd as i32, one.data))
+            .collect();
+        watched.sort_by_key(|one| one.1);
+        assert_eq!(
+            watched,
+            [
+                (subject.numbers["eventfd"], 77),
+                (subject.numbers["timerfd"], 78)
+            ]
+        );
 
-    // The standard streams are pipes to the test.
-    for fd in [0, 1] {
-        let stream = entries[&table[&fd].id].reg.as_deref().unwrap();
-        assert_eq!(table[&fd].r#type, i32::from(FdTypes::Reg));
-        assert_eq!(stream.ext, Some(true));
-        assert!(stream.name.starts_with(b"pipe:["));
-    }
+        // The standard streams are pipes to the test.
+        for fd in [0, 1] {
+            let stream = entries[&table[&fd].id].reg.as_deref().unwrap();
+            assert_eq!(table[&fd].r#type, i32::from(FdTypes::Reg));
+            assert_eq!(stream.ext, Some(true));
+            assert!(stream.name.starts_with(b"pipe:["));
+        }
+    });
 }
 
 #[test]
 fn without_external_streams_half_a_pipe_is_a_pipe() {
-    let subject = Subject::start();
-    let (_images, set) = subject.dump(&DumpOptions::default());
-    assert_eq!(table(&set)[&1].r#type, i32::from(FdTypes::Pipe));
+    alone(|| {
+        let subject = Subject::start();
+        let (_images, set) = subject.dump(&DumpOptions::default());
+        assert_eq!(table(&set)[&1].r#type, i32::from(FdTypes::Pipe));
+    });
 }
 
 #[test]
 fn files_opened_again_are_as_they_were() {
-    let subject = Subject::start();
-    let (_images, set) = subject.dump(&options());
-    let table = table(&set);
-    let mut files = restore::files::Files::load(&set).unwrap();
-    let highest = files.highest_fd(&set, &[TABLE]).unwrap();
-    assert_eq!(highest, *table.keys().last().unwrap());
-    let base = 500;
-    files
-        .open_all(&set, &RestoreOptions::default(), base)
-        .unwrap();
-    files.seal_memfds().unwrap();
-    files.arm(&set).unwrap();
+    alone(|| {
+        let subject = Subject::start();
+        let (_images, set) = subject.dump(&options());
+        let table = table(&set);
+        let mut files = restore::files::Files::load(&set).unwrap();
+        let highest = files.highest_fd(&set, &[TABLE]).unwrap();
+        // Whoever started the tests may have left higher numbers to them.
+        assert_eq!(highest, CLOSED.max(*table.keys().last().unwrap()));
+        let base = 500;
+        files
+            .open_all(&set, &RestoreOptions::default(), base)
+            .unwrap();
+        files.seal_memfds().unwrap();
+        files.arm(&set).unwrap();
 
-    let own = std::process::id() as i32;
-    for (name, &fd) in &subject.numbers {
-        let again = files.descriptor(table[&fd].id).unwrap();
-        assert!(again >= base);
-        let before = Seen::descriptor(subject.pid(), fd).unwrap();
-        let after = Seen::descriptor(own, again).unwrap();
-        assert_eq!(before.flags(), after.flags(), "{name}");
-        assert_eq!(before.info.pos, after.info.pos, "{name}");
-        assert_eq!(before.stat.st_mode, after.stat.st_mode, "{name}");
-        assert_eq!(before.stat.st_size, after.stat.st_size, "{name}");
-        assert_eq!(classify(&before), classify(&after), "{name}");
-        if !before.link.starts_with(b"pipe:[") {
-            assert_eq!(before.link, after.link, "{name}");
+        let own = std::process::id() as i32;
+        for (name, &fd) in &subject.numbers {
+            let again = files.descriptor(table[&fd].id).unwrap();
+            assert!(again >= base);
+            let before = Seen::descriptor(subject.pid(), fd).unwrap();
+            let after = Seen::descriptor(own, again).unwrap();
+            assert_eq!(before.flags(), after.flags(), "{name}");
+            assert_eq!(before.info.pos, after.info.pos, "{name}");
+            assert_eq!(before.stat.st_mode, after.stat.st_mode, "{name}");
+            assert_eq!(before.stat.st_size, after.stat.st_size, "{name}");
+            assert_eq!(classify(&before), classify(&after), "{name}");
+            if !before.link.starts_with(b"pipe:[") {
+                assert_eq!(before.link, after.link, "{name}");
+            }
+            compare_lines(name, &before, &after);
         }
-        compare_lines(name, &before, &after);
-    }
-    check_contents(&subject, &files, &table);
-    assert!(!subject.directory.path().join("sub").exists());
-    let left = fs::read_dir(subject.directory.path()).unwrap();
-    assert_eq!(left.count(), 2, "plain and fifo only");
+        check_contents(&subject, &files, &table);
+        assert!(!subject.directory.path().join("sub").exists());
+        let left = fs::read_dir(subject.directory.path()).unwrap();
+        assert_eq!(left.count(), 2, "plain and fifo only");
+    });
 }
 
 fn compare_lines(name: &str, before: &Seen, after: &Seen) {

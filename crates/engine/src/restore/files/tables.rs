@@ -17,10 +17,6 @@ pub fn load(
     files_id: u32,
     entries: &BTreeMap<u32, FileEntry>,
 ) -> Result<Vec<FdinfoEntry>> {
-    // criu writes no image for a table without descriptors.
-    if !set.exists(Image::Fdinfo, Some(u64::from(files_id))) {
-        return Ok(Vec::new());
-    }
     // criu makes no file for a table without descriptors.
     if !set.exists(Image::Fdinfo, Some(u64::from(files_id))) {
         return Ok(Vec::new());

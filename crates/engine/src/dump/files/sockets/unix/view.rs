@@ -224,6 +224,7 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
+    use crate::tests::alone::alone;
 
     #[test]
     fn links_tell_inodes() {
@@ -242,22 +243,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_brought_back_is_named() {
-        let own = std::process::id() as i32;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
-        let client = UnixStream::connect(&path).unwrap();
-        assert_eq!(problem(&client, &[own]), None);
-        assert_eq!(problem(&listener, &[own]), None);
-        std::io::Write::write_all(&mut &client, b"early").unwrap();
-        let what = problem(&client, &[own]).unwrap();
-        assert!(what.contains("not accepted yet"), "{what}");
-        drop(client);
-        let what = problem(&listener, &[own]).unwrap();
-        assert!(what.contains("given up"), "{what}");
-        let (one, other) = UnixDatagram::pair().unwrap();
-        assert_eq!(problem(&one, &[own]), None);
-        drop(other);
-        assert_eq!(problem(&one, &[own]), None);
+        alone(|| {
+            let own = std::process::id() as i32;
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("socket");
+            let listener = UnixListener::bind(&path).unwrap();
+            let client = UnixStream::connect(&path).unwrap();
+            assert_eq!(problem(&client, &[own]), None);
+            assert_eq!(problem(&listener, &[own]), None);
+            std::io::Write::write_all(&mut &client, b"early").unwrap();
+            let what = problem(&client, &[own]).unwrap();
+            assert!(what.contains("not accepted yet"), "{what}");
+            drop(client);
+            let what = problem(&listener, &[own]).unwrap();
+            assert!(what.contains("given up"), "{what}");
+            let (one, other) = UnixDatagram::pair().unwrap();
+            assert_eq!(problem(&one, &[own]), None);
+            drop(other);
+            assert_eq!(problem(&one, &[own]), None);
+        });
     }
 }
