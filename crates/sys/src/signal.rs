@@ -1,7 +1,7 @@
 //! Signals of this process: noting that they arrived, whichever and however many.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use crate::{Errno, Result, check};
 
@@ -9,6 +9,8 @@ use crate::{Errno, Result, check};
 static NOTED: AtomicU64 = AtomicU64::new(0);
 /// Those of them that a process sent, and not only the kernel (a terminal, the end of a child).
 static SENT: AtomicU64 = AtomicU64::new(0);
+/// An eventfd by which the handler wakes who waits, who may be another thread than the one that the kernel interrupted.
+static WAKE: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn note(signal: i32, info: *const libc::siginfo_t, _context: *const libc::c_void) {
     /// `si_code` of what the kernel sends; those of children are positive as well.
@@ -18,6 +20,13 @@ extern "C" fn note(signal: i32, info: *const libc::siginfo_t, _context: *const l
         SENT.fetch_or(bit(signal), Ordering::SeqCst);
     }
     NOTED.fetch_or(bit(signal), Ordering::SeqCst);
+    let one = 1u64;
+    // SAFETY: write(2) is async-signal-safe and reads 8 live bytes; whoever was interrupted finds his errno again.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(WAKE.load(Ordering::SeqCst), (&raw const one).cast(), 8);
+        *libc::__errno_location() = errno;
+    }
 }
 
 /// The bit of a signal in masks: bit N-1 for signal N, as in sigset_t.
@@ -38,8 +47,9 @@ pub struct Noted {
 /// From now on the given signals are only noted (sigaction(2)). Calls that they interrupt are made again, but for those
 /// that never are, such as poll(2) and [`await_readable`].
 pub fn note_instead_of_dying(signals: &[i32]) -> Result<()> {
+    make_wake()?;
     for &signal in signals {
-        // SAFETY: a zeroed sigaction is valid; the handler only changes atomics, which is async-signal-safe.
+        // SAFETY: a zeroed sigaction is valid; the handler changes atomics and writes, which is async-signal-safe.
         let rc = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note as *const () as usize;
@@ -47,6 +57,24 @@ pub fn note_instead_of_dying(signals: &[i32]) -> Result<()> {
             libc::sigaction(signal, &raw const action, std::ptr::null_mut())
         };
         check(i64::from(rc))?;
+    }
+    Ok(())
+}
+
+/// Makes [`WAKE`], which stays for as long as the process does.
+fn make_wake() -> Result<()> {
+    if WAKE.load(Ordering::SeqCst) >= 0 {
+        return Ok(());
+    }
+    // SAFETY: plain integers only.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    check(i64::from(fd))?;
+    if WAKE
+        .compare_exchange(-1, fd, Ordering::SeqCst, Ordering::SeqCst)
+        .is_err()
+    {
+        // SAFETY: another thread was faster; nobody knows this number.
+        unsafe { libc::close(fd) };
     }
     Ok(())
 }
@@ -69,35 +97,34 @@ pub fn noted() -> u64 {
     NOTED.load(Ordering::SeqCst)
 }
 
-/// Waits until `file` can be read or one of `signals` is noted, which may have happened already. ppoll(2).
+/// Waits until `file` can be read or one of `signals` is noted, which may have happened already. poll(2).
+///
+/// Any thread may wait, whichever thread the kernel gives the signals to. One at a time: who waits takes the wake-up.
 pub fn await_readable(file: BorrowedFd<'_>, signals: &[i32]) -> Result<()> {
     let wanted = signals.iter().fold(0, |mask, &signal| mask | bit(signal));
-    with_blocked(wanted, |before| {
-        // Blocked, nothing arrives between this look and the call, which lets them in.
-        if noted() & wanted != 0 {
-            return Ok(());
+    let wanted_fd = |fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let wake = WAKE.load(Ordering::SeqCst);
+    while noted() & wanted == 0 {
+        // poll ignores the negative number that stands for no descriptor.
+        let mut polls = [wanted_fd(file.as_raw_fd()), wanted_fd(wake)];
+        // SAFETY: two live pollfds, no timeout.
+        match check(i64::from(unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) })) {
+            Ok(_) if polls[0].revents != 0 => break,
+            Ok(_) => {
+                let mut count = 0u64;
+                // SAFETY: reads the 8 bytes of an eventfd into a live integer; it does not block.
+                let _nothing_there_is_fine =
+                    unsafe { libc::read(wake, (&raw mut count).cast(), 8) };
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
-        let mut poll = libc::pollfd {
-            fd: file.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one live pollfd, no timeout, and a live mask of the 8 bytes that are said.
-        let done = check(unsafe {
-            libc::syscall(
-                libc::SYS_ppoll,
-                &raw mut poll,
-                1,
-                std::ptr::null::<libc::timespec>(),
-                &raw const before,
-                8usize,
-            )
-        });
-        match done {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    })
+    }
+    Ok(())
 }
 
 /// Does something with signals blocked for this thread; it is told the mask of before.
@@ -159,13 +186,9 @@ mod tests {
         let signals = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
         note_instead_of_dying(&signals).unwrap();
         let own = std::process::id() as i32;
-        with_blocked(0, |_| {
-            for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR1, libc::SIGUSR2] {
-                crate::process::kill(own, signal)?;
-            }
-            Ok(())
-        })
-        .unwrap();
+        for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR1] {
+            crate::process::kill(own, signal).unwrap();
+        }
         let (reader, _writer) = std::io::pipe().unwrap();
         let mut taken = Vec::new();
         while taken.len() < signals.len() {
@@ -176,8 +199,15 @@ mod tests {
             }
         }
         taken.sort_unstable();
-        taken.dedup();
         assert_eq!(taken, [libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH]);
+
+        // Whichever thread takes it, and whenever: who waits is woken.
+        for _ in 0..2_000 {
+            crate::process::kill(own, libc::SIGUSR1).unwrap();
+            await_readable(reader.as_fd(), &signals).unwrap();
+            assert_eq!(take_noted().map(|noted| noted.signal), Some(libc::SIGUSR1));
+            assert_eq!(take_noted(), None);
+        }
     }
 
     #[test]
