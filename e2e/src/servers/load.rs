@@ -23,8 +23,10 @@ pub trait Client: Send {
 /// What a client can meet.
 #[derive(Debug)]
 pub enum Trouble {
-    /// The connection is gone, or there is none to be had.
+    /// The connection is gone.
     Lost(String),
+    /// There is none to be had: nobody listens between the end of a server and its restore.
+    Refused(String),
     /// An answer that should not be, or none at all: whatever is done to a server, this must not happen.
     Wrong(String),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost(what) => write!(f, "connection lost: {what}"),
+            Self::Refused(what) => write!(f, "no connection: {what}"),
             Self::Wrong(what) => f.write_str(what),
         }
     }
@@ -54,6 +57,7 @@ impl From<io::Error> for Trouble {
                 "no answer for {} s ({error})",
                 poll::PATIENCE.as_secs()
             )),
+            io::ErrorKind::ConnectionRefused => Self::Refused(error.to_string()),
             _ => Self::Lost(error.to_string()),
         }
     }
@@ -63,15 +67,15 @@ impl From<io::Error> for Trouble {
 pub struct Tally {
     /// Acknowledged steps of each client.
     pub acknowledged: Vec<u64>,
-    /// How often a connection was lost, over all clients.
-    pub lost: u64,
+    /// The connections that were lost, of all clients.
+    pub lost: Vec<String>,
 }
 
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
     acknowledged: Vec<AtomicU64>,
-    lost: AtomicU64,
+    lost: Mutex<Vec<String>>,
     /// What the clients that gave up have to say.
     complaints: Mutex<Vec<String>>,
 }
@@ -127,7 +131,12 @@ impl Load {
         self.shared.content()?;
         Ok(Tally {
             acknowledged: self.shared.steps(),
-            lost: self.shared.lost.load(Ordering::Relaxed),
+            lost: self
+                .shared
+                .lost
+                .lock()
+                .map_err(|_| anyhow!("a client panicked"))?
+                .clone(),
         })
     }
 
@@ -157,6 +166,12 @@ impl Shared {
     fn complain(&self, what: String) {
         if let Ok(mut complaints) = self.complaints.lock() {
             complaints.push(what);
+        }
+    }
+
+    fn lose(&self, what: String) {
+        if let Ok(mut lost) = self.lost.lock() {
+            lost.push(what);
         }
     }
 
@@ -192,10 +207,11 @@ fn work(
         };
         match outcome {
             Ok(()) => shared.acknowledged[client].store(number, Ordering::Release),
-            Err(Trouble::Lost(_)) => {
-                shared.lost.fetch_add(1, Ordering::Relaxed);
+            Err(Trouble::Lost(what)) => {
+                shared.lose(format!("client {client}: {what}"));
                 connection = None;
             }
+            Err(Trouble::Refused(_)) => connection = None,
             Err(wrong) => return Err(wrong),
         }
         thread::sleep(PAUSE);

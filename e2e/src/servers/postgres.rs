@@ -3,7 +3,7 @@
 //! Half of the clients insert row after row (psql); the others are pgbench, whose transactions move money between
 //! tables: their sums must agree. The server and all its processes run as another user.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -130,8 +130,11 @@ impl Server for Postgres {
             return Ok(Box::new(Pgbench { port }));
         }
         let mut psql = Psql::start(port, client)?;
-        psql.ask("SELECT 'hello';", "hello")?;
-        Ok(Box::new(psql))
+        match psql.ask("SELECT 'hello';", "hello") {
+            Ok(()) => Ok(Box::new(psql)),
+            Err(Trouble::Lost(what)) => Err(Trouble::Refused(what)),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     fn verify(&self, _: &Path, port: u16, steps: &[u64]) -> Result<()> {
@@ -239,10 +242,23 @@ impl Client for Pgbench {
             .args(["--no-vacuum", "--transactions", &TRANSACTIONS.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()?;
         match poll::until("pgbench to end", || Ok(child.try_wait()?)) {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(Trouble::Lost(format!("pgbench: {status}"))),
+            Ok(status) => {
+                let mut words = String::new();
+                if let Some(mut errors) = child.stderr.take() {
+                    errors.read_to_string(&mut words)?;
+                }
+                // It connects in each step. The kernel still completes connections to a server that stands still and is
+                // about to be ended, and resets them then: whoever comes in that moment has none yet.
+                Err(if words.contains("could not create connection") {
+                    Trouble::Refused(words)
+                } else {
+                    Trouble::Lost(format!("pgbench: {status}: {words}"))
+                })
+            }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
