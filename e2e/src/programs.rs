@@ -158,7 +158,9 @@ fn xz(context: &Context, options: &str) -> Result<()> {
          xz {options} -6 -c \"$DIR/input\" > \"$DIR/out\" && : > \"$DIR/done\""
     );
     let text = text();
-    let program = Program::shell(&script).ignoring(&["/fd ", "/map ", "/VmLck"]);
+    let program = Program::shell(&script)
+        .ignoring(&["/fd ", "/map ", "/VmLck"])
+        .that_writes();
     let mut scene = Scene::start_with(context, program, |command| {
         let directory = command
             .get_envs()
