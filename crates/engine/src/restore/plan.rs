@@ -193,49 +193,27 @@ const REAP_LIMIT: Duration = Duration::from_secs(2);
 
 fn task(set: &SetReader, entry: &PstreeEntry, parent: Option<usize>) -> Result<Task> {
     let pid = entry.pid as i32;
-    // criu lists no threads for a zombie.
-    let own = [entry.pid];
-    let tids = if entry.threads.is_empty() {
-        &own[..]
-    } else {
-        &entry.threads
-    };
-    if pid <= 0 || tids[0] != entry.pid {
+    if pid <= 0 {
         return Err(Error::inconsistent(
             "pstree",
-            format!("pid {}: its first thread must be itself", entry.pid),
+            format!("impossible pid {}", entry.pid),
         ));
     }
-    let mut threads = Vec::new();
-    for &tid in tids {
-        let core: CoreEntry = set.read_one(Kind::Core, Some(u64::from(tid)))?;
-        if core.mtype != March::X86_64 as i32 {
-            return Err(Error::NotRestorable {
-                what: format!("tid {tid}: made on another architecture"),
-            });
-        }
-        threads.push(Thread {
-            tid: tid as i32,
-            core,
-        });
-    }
-    let tc = threads[0].core.tc.as_ref().ok_or_else(|| {
-        Error::inconsistent(
-            format!("core-{pid}"),
-            "the leader's core lacks the process's part",
-        )
-    })?;
-    let state = match tc.task_state {
-        task_state::ALIVE => State::Alive,
-        task_state::STOPPED => State::Stopped,
-        task_state::DEAD | task_state::ZOMBIE => State::Zombie(tc.exit_code),
-        other => {
+    let leader = thread(set, entry.pid)?;
+    let state = state(&leader)?;
+    let mut threads = vec![leader];
+    // A zombie has no threads; what criu lists for one is no tid.
+    if !matches!(state, State::Zombie(_)) {
+        if entry.threads.first() != Some(&entry.pid) {
             return Err(Error::inconsistent(
-                format!("core-{pid}"),
-                format!("unknown task state {other}"),
+                "pstree",
+                format!("pid {}: its first thread must be itself", entry.pid),
             ));
         }
-    };
+        for &tid in &entry.threads[1..] {
+            threads.push(thread(set, tid)?);
+        }
+    }
     let body = match state {
         State::Zombie(_) => None,
         _ => Some(body(set, pid, &threads)?),
@@ -251,6 +229,32 @@ fn task(set: &SetReader, entry: &PstreeEntry, parent: Option<usize>) -> Result<T
         state,
         body,
     })
+}
+
+fn thread(set: &SetReader, tid: u32) -> Result<Thread> {
+    let core: CoreEntry = set.read_one(Kind::Core, Some(u64::from(tid)))?;
+    if core.mtype != March::X86_64 as i32 {
+        return Err(Error::NotRestorable {
+            what: format!("tid {tid}: made on another architecture"),
+        });
+    }
+    let tid = tid as i32;
+    Ok(Thread { tid, core })
+}
+
+fn state(leader: &Thread) -> Result<State> {
+    let inconsistent = |what: String| Error::inconsistent(format!("core-{}", leader.tid), what);
+    let tc = leader
+        .core
+        .tc
+        .as_ref()
+        .ok_or_else(|| inconsistent("the leader's core lacks the process's part".into()))?;
+    match tc.task_state {
+        task_state::ALIVE => Ok(State::Alive),
+        task_state::STOPPED => Ok(State::Stopped),
+        task_state::DEAD | task_state::ZOMBIE => Ok(State::Zombie(tc.exit_code)),
+        other => Err(inconsistent(format!("unknown task state {other}"))),
+    }
 }
 
 /// Whether a leader has ended while others live on.
@@ -313,4 +317,58 @@ fn check_mappings(pid: i32, mm: &MmEntry) -> Result<()> {
         end = vma.end;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cryopod_image::SetWriter;
+    use cryopod_image::criu::TaskCoreEntry;
+
+    use super::*;
+
+    fn planned(entry: &PstreeEntry, task_state: u32) -> Result<Task> {
+        let images = tempfile::tempdir().unwrap();
+        let set = SetWriter::create(images.path()).unwrap();
+        let core = CoreEntry {
+            mtype: March::X86_64 as i32,
+            tc: Some(TaskCoreEntry {
+                task_state,
+                exit_code: 0x200,
+                ..TaskCoreEntry::default()
+            }),
+            ..CoreEntry::default()
+        };
+        set.write_one(Kind::Core, Some(u64::from(entry.pid)), &core)
+            .unwrap();
+        set.finish().unwrap();
+        task(&SetReader::open(images.path(), None).unwrap(), entry, None)
+    }
+
+    #[test]
+    fn what_criu_lists_as_the_thread_of_a_zombie_is_not_looked_at() {
+        for threads in [vec![], vec![7], vec![0x5a06_e5e0]] {
+            let entry = PstreeEntry {
+                pid: 7,
+                threads,
+                ..PstreeEntry::default()
+            };
+            let task = planned(&entry, task_state::DEAD).unwrap();
+            assert_eq!(task.state, State::Zombie(0x200));
+            assert_eq!(task.threads.len(), 1);
+            assert_eq!(task.threads[0].tid, 7);
+        }
+    }
+
+    #[test]
+    fn the_first_thread_of_a_living_process_is_itself() {
+        for threads in [vec![], vec![8], vec![8, 7]] {
+            let entry = PstreeEntry {
+                pid: 7,
+                threads,
+                ..PstreeEntry::default()
+            };
+            let error = planned(&entry, task_state::ALIVE).unwrap_err().to_string();
+            assert!(error.contains("first thread"), "{error}");
+        }
+    }
 }
