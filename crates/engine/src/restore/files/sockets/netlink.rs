@@ -17,6 +17,9 @@ const ADD_MEMBERSHIP: i32 = 1;
 /// More words than any family has groups in.
 const MAX_GROUP_WORDS: usize = 256;
 
+/// NETLINK_CONNECTED of the kernel. Others are not: 0, and in criu's images the 7 of a new socket of any family.
+const CONNECTED: u32 = 1;
+
 /// Checks an entry by itself.
 pub fn check(entry: &NetlinkSkEntry) -> Result<()> {
     let kind = entry.cryopod_type.unwrap_or(libc::SOCK_RAW as u32) as i32;
@@ -54,7 +57,7 @@ pub fn open(entry: &NetlinkSkEntry) -> Result<OwnedFd> {
                 .host("join a netlink group (NETLINK_ADD_MEMBERSHIP)")?;
         }
     }
-    if entry.state != 0 {
+    if entry.state == CONNECTED {
         let mask = entry.dst_group.checked_sub(1).map_or(0, |group| 1 << group);
         rustix::net::connect(fd, &SocketAddrNetlink::new(entry.dst_portid, mask))
             .host("connect a netlink socket")?;
@@ -79,4 +82,32 @@ fn bind(fd: BorrowedFd<'_>, entry: &NetlinkSkEntry) -> Result<()> {
         bound => bound,
     }
     .host("bind a netlink socket")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer_of(state: u32) -> u32 {
+        let entry = NetlinkSkEntry {
+            protocol: libc::NETLINK_USERSOCK as u32,
+            state,
+            dst_portid: 77,
+            flags: libc::O_RDWR as u32,
+            ..NetlinkSkEntry::default()
+        };
+        let file = open(&entry).unwrap();
+        let peer: SocketAddrNetlink = rustix::net::getpeername(&file)
+            .unwrap()
+            .unwrap()
+            .try_into()
+            .unwrap();
+        peer.pid()
+    }
+
+    #[test]
+    fn only_a_connected_socket_is_connected() {
+        let peers = [0, CONNECTED, 7].map(peer_of);
+        assert_eq!(peers, [0, 77, 0]);
+    }
 }
