@@ -99,7 +99,7 @@ pub fn dump_dir(
     clear(images, |kind| {
         kind != Kind::StatsDump && kind != Kind::StatsRestore
     })?;
-    let set = SetWriter::create(images)?;
+    let set = SetWriter::create(images)?.cached();
     let frozen = Frozen::freeze(root, cancel)?;
     let freezing_time = frozen.since().elapsed();
     let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;

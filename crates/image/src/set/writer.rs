@@ -51,6 +51,14 @@ impl SetWriter {
         })
     }
 
+    /// For a set that nobody is going to bring to the disk in the end: pages are written to the page cache, and the
+    /// kernel writes them out at its leisure. Faster until the set is complete, and slower until it is on disk.
+    #[must_use]
+    pub fn cached(mut self) -> Self {
+        self.passes_by_cache = false;
+        self
+    }
+
     /// The directory, as messages call it.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -36,10 +36,11 @@ proptest! {
         length in prop_oneof![0..3 * BLOCK, Just(0), Just(BLOCK), Just(2 * BLOCK), Just(BLOCK + 1)],
         turn in any::<prop::sample::Index>(),
         reads in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6),
+        cached in any::<bool>(),
     ) {
         let bytes = noise(length);
         let scratch = Scratch::new();
-        let set = scratch.writer();
+        let set = if cached { scratch.writer().cached() } else { scratch.writer() };
         let pages = set.pages(1).unwrap();
         let mut indexes: Vec<usize> = (0..length.div_ceil(BLOCK)).collect();
         let count = indexes.len().max(1);
