@@ -41,6 +41,13 @@ pub fn tests() -> Vec<Test> {
         Test::new("memory::advice_and_locks", |c| {
             survives(c, Program::native("advice"))
         }),
+        Test::new("memory::wiped_in_children", |c| {
+            survives(c, Program::native("wiped"))
+        }),
+        Test::new("memory::not_for_children", |c| {
+            survives(c, Program::native("unforked"))
+        }),
+        Test::new("memory::heaps_that_grew_apart", heaps_that_grew_apart),
         Test::new("memory::all_locked", |c| {
             survives(c, Program::native("all_locked"))
         }),
@@ -84,6 +91,21 @@ fn copy_on_write_is_kept(context: &Context) -> Result<()> {
         "the target itself takes {} MiB",
         before / MIB
     );
+    scene.put_through_everything()?;
+    let after = proportional_bytes(&scene)?;
+    ensure!(
+        after < before + 8 * MIB,
+        "the tree took {} MiB and takes {} MiB",
+        before / MIB,
+        after / MIB
+    );
+    scene.finish()
+}
+
+/// A child shares what is left of the heap it was born with, also when its own or its parent's is longer by now.
+fn heaps_that_grew_apart(context: &Context) -> Result<()> {
+    let mut scene = Scene::start(context, Program::native("heaps").arg("24"))?;
+    let before = proportional_bytes(&scene)?;
     scene.put_through_everything()?;
     let after = proportional_bytes(&scene)?;
     ensure!(

@@ -291,6 +291,9 @@ pub(crate) struct Restore {
     /// is killed or finds a page that is not what was stored, the program is ended rather than given a wrong one
     #[arg(long)]
     pub(crate) lazy: bool,
+    /// Threads that read memory and fill it in [default: as many as processors]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
     /// Write the pid of the first process to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,

@@ -170,6 +170,7 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
         },
         connections: connections(typed.tcp_established, typed.tcp_close),
         lazy: typed.lazy,
+        jobs: typed.jobs,
         ..RestoreOptions::default()
     };
     Ok(Restore {

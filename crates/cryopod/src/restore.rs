@@ -1,5 +1,6 @@
 //! The workflow of a restore: store -> image set -> a running process.
 
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
@@ -40,6 +41,8 @@ pub struct RestoreOptions {
     /// Let the program run before its memory is there: pages come when they are touched, and the rest in the background,
     /// from a helper process that leaves when all are there.
     pub lazy: bool,
+    /// Threads that fill memory; as many as there are processors when left out.
+    pub jobs: Option<NonZeroUsize>,
 }
 
 /// What a restore brought back. Times are in microseconds, sizes in bytes.
@@ -231,6 +234,7 @@ fn revive(
         cgroups: options.cgroups.clone(),
         connections: options.connections,
         lazy: options.lazy,
+        jobs: options.jobs,
     };
     let made = cryopod_engine::restore(set, &engine_options, progress, cancel)?;
     tracing::info!(

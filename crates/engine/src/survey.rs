@@ -245,7 +245,7 @@ impl Survey {
     }
 
     fn mappings(&mut self, pid: i32, foreign: bool) -> Result<()> {
-        for mapping in maps::read_all(pid)? {
+        for mapping in maps::read_flagged(pid)? {
             if mapping.name.starts_with(SOCKET) && sockets::is_ring(pid, mapping.inode) {
                 continue;
             }

@@ -3,6 +3,7 @@
 //! Documentation/admin-guide/mm/pagemap.rst. The ioctl came with Linux 6.7.
 
 use std::mem::size_of;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::{Result, check};
@@ -130,7 +131,26 @@ fn run(
 }
 
 /// Whether any page of `range` is there, be it the shared page of zeroes.
-pub fn any_page(pagemap: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<bool> {
+pub fn any_page(pagemap: BorrowedFd<'_>, range: Range<u64>) -> Result<bool> {
+    let wanted = ScanArg {
+        category_anyof_mask: category::PRESENT | category::SWAPPED,
+        ..ScanArg::default()
+    };
+    Ok(first(pagemap, range, wanted)?.is_some())
+}
+
+/// The first page of `range` that is there and not the shared page of zeroes; guards count as pages.
+pub fn first_page(pagemap: BorrowedFd<'_>, range: Range<u64>) -> Result<Option<u64>> {
+    let wanted = ScanArg {
+        category_inverted: category::PFNZERO,
+        category_mask: category::PFNZERO,
+        category_anyof_mask: category::PRESENT | category::SWAPPED,
+        ..ScanArg::default()
+    };
+    first(pagemap, range, wanted)
+}
+
+fn first(pagemap: BorrowedFd<'_>, range: Range<u64>, wanted: ScanArg) -> Result<Option<u64>> {
     let mut region = Region::default();
     let mut arg = ScanArg {
         size: size_of::<ScanArg>() as u64,
@@ -139,13 +159,12 @@ pub fn any_page(pagemap: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<
         vec: (&raw mut region) as u64,
         vec_len: 1,
         max_pages: 1,
-        category_anyof_mask: category::PRESENT | category::SWAPPED,
         return_mask: category::PRESENT,
-        ..ScanArg::default()
+        ..wanted
     };
     // SAFETY: `arg` is live, and its `vec` points to one region that is live and may be written.
     let count = check(i64::from(unsafe {
         libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg)
     }))?;
-    Ok(count > 0)
+    Ok((count > 0).then_some(region.start))
 }

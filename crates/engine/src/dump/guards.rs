@@ -11,8 +11,8 @@ use super::mappings::DumpRange;
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, maps::Mapping};
 
-/// The guards of an address space, ascending.
-pub fn find(pid: i32, maps: &[Mapping]) -> Result<Vec<Range<u64>>> {
+/// The guards in mappings of a process, ascending.
+pub fn find<'m>(pid: i32, maps: impl Iterator<Item = &'m Mapping>) -> Result<Vec<Range<u64>>> {
     let path = proc::path(pid, "pagemap");
     let pagemap = File::open(&path).map_err(|source| Error::Path {
         operation: "open",
@@ -20,7 +20,7 @@ pub fn find(pid: i32, maps: &[Mapping]) -> Result<Vec<Range<u64>>> {
         source,
     })?;
     let mut guards: Vec<Range<u64>> = Vec::new();
-    for mapping in maps.iter().filter(|mapping| mapping.is_user()) {
+    for mapping in maps.filter(|mapping| mapping.is_user()) {
         let found = |region: pagemap::Region| match guards.last_mut() {
             Some(last) if last.end == region.start => last.end = region.end,
             _ => guards.push(region.start..region.end),

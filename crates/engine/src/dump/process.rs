@@ -12,10 +12,10 @@ use cryopod_image::{Kind, SetWriter};
 use cryopod_sys::memory::PAGE;
 
 use super::files::{Files, io_urings};
+use super::mappings::Layout;
 use super::report::{DumpReport, ProcessSummary};
 use super::{
-    aio, cgroups, credentials, ids, mappings, memory, seccomp, settings, shmem, signals, threads,
-    timers,
+    aio, cgroups, credentials, ids, memory, seccomp, settings, shmem, signals, threads, timers,
 };
 use crate::error::{Error, Result};
 use crate::freeze::FrozenProcess;
@@ -67,8 +67,8 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     let (pid, reader) = (one.pid, one.reader());
     let status = Status::read(reader, reader)?;
     let mem = Mem::open(reader)?;
-    let maps = maps::read_all(reader)?;
-    let room = find_room(pid, &mem, &maps)?;
+    let mut layout = Layout::read(reader, &status)?;
+    let room = find_room(pid, &mem, &layout.maps)?;
     let ids = world.ids.of(reader)?;
     if !world.spaces.insert(ids.vm_id) {
         let what = "shares its address space with another process of the tree (vfork, or clone with CLONE_VM)".into();
@@ -80,38 +80,44 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     }
     let first_with_table = world.tables.insert(ids.files_id);
 
-    let has_io_uring = maps.iter().any(|one| one.name == io_urings::MAPPING);
+    let has_io_uring = layout.maps.iter().any(|one| one.name == io_urings::MAPPING);
     let mut inside = None;
+    let mut leader = None;
     for &tid in &one.threads {
         let mut visit = Visit::enter(tid, &mem, room)?;
-        let mut core = threads::dump(world, one, &mut visit)?;
+        let core = threads::dump(world, one, &mut visit)?;
         if has_io_uring {
             io_urings::check_thread(one.pid, &mut visit)?;
         }
         if tid == reader {
-            inside = Some(ask(&mut visit, one, &maps)?);
+            inside = Some(ask(&mut visit, one, &layout.maps)?);
             for &copy in &one.leftovers {
                 memory::collect(&mut visit, copy)?;
             }
         }
         visit.leave()?;
         if let Some(inside) = inside.as_mut().filter(|_| tid == reader) {
-            let mut ended = ended_leader(one)?;
-            let leaders = ended.as_mut().unwrap_or(&mut core);
-            let tc = leader(world, &mut inside.tc, leaders, one)?;
-            leaders.tc = Some(tc);
+            let mut leaders = match ended_leader(one)? {
+                Some(ended) => {
+                    world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
+                    ended
+                }
+                None => core,
+            };
+            leaders.tc = Some(task(world, &mut inside.tc, &leaders, one)?);
             leaders.ids = Some(ids.clone());
             leaders.cryopod_xcomp_permissions = inside.xcomp_permissions;
-            if let Some(ended) = ended {
-                world.set.write_one(Kind::Core, Some(pid as u64), &ended)?;
-            }
+            leader = Some(leaders);
+        } else {
+            world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
         }
-        world.set.write_one(Kind::Core, Some(tid as u64), &core)?;
     }
-    let inside = inside.ok_or(Error::Ended {
-        pid,
-        during: "dumped",
-    })?;
+    let (Some(inside), Some(leader)) = (inside, leader) else {
+        return Err(Error::Ended {
+            pid,
+            during: "dumped",
+        });
+    };
 
     let descriptors = if first_with_table {
         world.files.table(reader, ids.files_id)?
@@ -120,15 +126,18 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
     };
     world.set.write_one(Kind::Ids, Some(pid as u64), &ids)?;
     fs(world, one, &status)?;
-    let space = mappings::dump(&mut world.files, reader, &maps)?;
-    mm(world, one, &inside, &space)?;
+    layout.dump_files(&mut world.files, reader)?;
+    let mm = mm(world, one, &inside)?;
     let summary = summary(one, &status, descriptors)?;
     world.memory.push(memory::Space {
         pid,
         reader,
         mem,
         room,
-        ranges: space.ranges,
+        layout,
+        mm,
+        leader,
+        ranges: Vec::new(),
         summary: world.report.processes.len(),
     });
     world.report.processes.push(summary);
@@ -174,7 +183,6 @@ fn ask(visit: &mut Visit<'_>, one: &FrozenProcess, maps: &[maps::Mapping]) -> Re
         },
         stop_signo: one.stop_signal.map(|signal| signal as u32),
         child_subreaper: Some(subreaper),
-        sigactions: signals::actions(visit)?,
         timers: Some(timers::dump(visit, pid)?),
         ..TaskCoreEntry::default()
     };
@@ -220,8 +228,9 @@ fn locks_future(visit: &Visit<'_>, pid: i32) -> Result<bool> {
     Ok(u64::from_ne_bytes(entry) & PRESENT != 0)
 }
 
-/// The part of the leader's core that is the process's.
-fn leader(
+/// The part of the leader's core that is the process's. Signal actions follow
+/// ([`memory::Space`]).
+fn task(
     world: &mut World<'_>,
     inside: &mut TaskCoreEntry,
     core: &CoreEntry,
@@ -317,17 +326,12 @@ fn fs(world: &mut World<'_>, one: &FrozenProcess, status: &Status) -> Result<()>
     Ok(world.set.write_one(Kind::Fs, id, &entry)?)
 }
 
-/// mm-PID.img.
-fn mm(
-    world: &mut World<'_>,
-    one: &FrozenProcess,
-    inside: &Inside,
-    space: &mappings::Dumped,
-) -> Result<()> {
-    let (id, pid) = (Some(one.pid as u64), one.reader());
+/// What mm-PID.img tells but mappings.
+fn mm(world: &mut World<'_>, one: &FrozenProcess, inside: &Inside) -> Result<MmEntry> {
+    let pid = one.reader();
     let stat = stat::read(pid)?;
     let auxv = proc::read(pid, "auxv")?;
-    let entry = MmEntry {
+    Ok(MmEntry {
         mm_start_code: stat.start_code,
         mm_end_code: stat.end_code,
         mm_start_data: stat.start_data,
@@ -341,13 +345,12 @@ fn mm(
         mm_env_end: stat.env_end,
         exe_file_id: world.files.path(pid, "exe", 0)?,
         mm_saved_auxv: auxiliary_vector(&auxv),
-        vmas: space.entries.clone(),
+        vmas: Vec::new(),
         dumpable: Some(inside.dumpable),
         aios: inside.aios.clone(),
         thp_disabled: Some(inside.thp_disable != 0),
         cryopod_thp_disable: (inside.thp_disable > 1).then_some(inside.thp_disable),
-    };
-    Ok(world.set.write_one(Kind::Mm, id, &entry)?)
+    })
 }
 
 /// The pairs of the auxiliary vector (getauxval(3)) up to its end; /proc shows the kernel's whole buffer.

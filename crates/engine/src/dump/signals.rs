@@ -14,17 +14,14 @@ pub fn with_action() -> impl Iterator<Item = i32> {
     (1..=SIGNALS).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP)
 }
 
-/// rt_sigaction(2) for every signal. The kernel's `struct sigaction` is handler, flags, restorer, mask.
-pub fn actions(visit: &mut Visit<'_>) -> Result<Vec<SaEntry>> {
-    let scratch = visit.scratch();
+/// The kernel's `struct sigaction`: handler, flags, restorer, mask.
+pub type Action = [u8; 32];
+
+/// The actions of all signals, asked for one by one with rt_sigaction(2).
+pub fn actions(mut ask: impl FnMut(i32) -> Result<Action>) -> Result<Vec<SaEntry>> {
     with_action()
         .map(|signal| {
-            visit.must(
-                "rt_sigaction",
-                libc::SYS_rt_sigaction,
-                [signal as u64, 0, scratch, 8, 0, 0],
-            )?;
-            let action: [u8; 32] = visit.read_scratch()?;
+            let action = ask(signal)?;
             let word =
                 |at: usize| u64::from_ne_bytes(std::array::from_fn(|index| action[at + index]));
             Ok(SaEntry {
@@ -36,6 +33,16 @@ pub fn actions(visit: &mut Visit<'_>) -> Result<Vec<SaEntry>> {
             })
         })
         .collect()
+}
+
+/// The actions of the visited process.
+pub fn visited(visit: &mut Visit<'_>) -> Result<Vec<SaEntry>> {
+    let scratch = visit.scratch();
+    actions(|signal| {
+        let args = [signal as u64, 0, scratch, size_of::<u64>() as u64, 0, 0];
+        visit.must("rt_sigaction", libc::SYS_rt_sigaction, args)?;
+        visit.read_scratch()
+    })
 }
 
 /// The signals queued for a thread, or (with `shared`) for its process, in their order, with their siginfo.

@@ -1,7 +1,10 @@
-//! /proc/PID/smaps: the mappings of an address space with their VmFlags.
+//! /proc/PID/maps and /proc/PID/smaps: the mappings of an address space, and the same with their VmFlags.
 
-use super::{misread, read};
+use std::ops::Range;
+
+use super::misread;
 use crate::error::Result;
+use crate::proc;
 
 /// One mapping.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,9 +25,9 @@ pub struct Mapping {
     pub inode: u64,
     /// The path or bracketed name as printed, octal escapes undone.
     pub name: Vec<u8>,
-    /// Size of its pages in bytes as the kernel counts them; more than 4096 for hugetlb.
+    /// Size of its pages in bytes as the kernel counts them; more than 4096 for hugetlb. 0 without VmFlags.
     pub page_bytes: u64,
-    /// The two-letter VmFlags.
+    /// The two-letter VmFlags, where they were read ([`read_flagged`]).
     pub flags: Vec<[u8; 2]>,
 }
 
@@ -39,6 +42,13 @@ impl Mapping {
         self.flags.contains(flag)
     }
 
+    /// Whether two descriptions of the same address space mean the same mapping, whatever is known of its flags.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let known = |one: &Self| (one.start, one.end, one.prot, one.shared, one.offset);
+        let file = |one: &Self| (one.device, one.inode);
+        known(self) == known(other) && file(self) == file(other) && self.name == other.name
+    }
+
     /// Whether it is the program's, and not one that the kernel put there.
     pub fn is_user(&self) -> bool {
         !self.name.starts_with(b"[v")
@@ -50,9 +60,22 @@ impl Mapping {
     }
 }
 
-/// Reads /proc/PID/smaps, ascending.
-pub fn read_all(pid: i32) -> Result<Vec<Mapping>> {
-    let text = read(pid, "smaps")?;
+/// Reads /proc/PID/maps, ascending: all but the VmFlags.
+pub fn read(pid: i32) -> Result<Vec<Mapping>> {
+    let text = proc::read(pid, "maps")?;
+    let lines = text.split(|&byte| byte == b'\n');
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            parse_head(line).ok_or_else(|| misread(pid, "maps", &String::from_utf8_lossy(line)))
+        })
+        .collect()
+}
+
+/// Reads /proc/PID/smaps, ascending. The kernel counts every page for it, which takes as long as there are many: some
+/// 10 ms for each GiB.
+pub fn read_flagged(pid: i32) -> Result<Vec<Mapping>> {
+    let text = proc::read(pid, "smaps")?;
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(size) = line.strip_prefix(b"KernelPageSize:") {
@@ -77,6 +100,30 @@ pub fn read_all(pid: i32) -> Result<Vec<Mapping>> {
         }
     }
     Ok(mappings)
+}
+
+/// Whether two lists are of the same mappings.
+pub fn are_same(one: &[Mapping], other: &[Mapping]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_same(other))
+}
+
+/// Takes a range out of mappings without a file.
+pub fn cut_out(maps: &mut Vec<Mapping>, range: &Range<u64>) {
+    let Some(index) = maps
+        .iter()
+        .position(|one| one.start <= range.start && range.end <= one.end)
+    else {
+        return;
+    };
+    let whole = maps.remove(index);
+    let parts = [(whole.start, range.start), (range.end, whole.end)];
+    let parts = parts.into_iter().filter(|(start, end)| start < end);
+    let parts = parts.map(|(start, end)| Mapping {
+        start,
+        end,
+        ..whole.clone()
+    });
+    maps.splice(index..index, parts);
 }
 
 /// Parses `start-end perms offset major:minor inode  name`.
@@ -176,7 +223,7 @@ mod tests {
 
     #[test]
     fn this_process_can_be_read() {
-        let mappings = read_all(std::process::id() as i32).unwrap();
+        let mappings = read_flagged(std::process::id() as i32).unwrap();
         assert!(
             mappings
                 .iter()
@@ -184,5 +231,29 @@ mod tests {
         );
         assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
         assert!(mappings.iter().any(|mapping| mapping.page_bytes == 4096));
+        let plain = read(std::process::id() as i32).unwrap();
+        assert!(plain.iter().any(|mapping| mapping.is("[stack]")));
+    }
+
+    #[test]
+    fn a_range_is_cut_out_of_what_it_merged_with() {
+        let one = |start, end| Mapping {
+            start,
+            end,
+            prot: 3,
+            ..Mapping::default()
+        };
+        let around = [one(0, 10), one(20, 30), one(40, 50)];
+        let cut = |range: Range<u64>| {
+            let mut maps = around.to_vec();
+            cut_out(&mut maps, &range);
+            let ranges = maps.iter().map(|one| (one.start, one.end));
+            ranges.skip(1).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(20..30), [(40, 50)]);
+        assert_eq!(cut(20..24), [(24, 30), (40, 50)]);
+        assert_eq!(cut(26..30), [(20, 26), (40, 50)]);
+        assert_eq!(cut(24..26), [(20, 24), (26, 30), (40, 50)]);
+        assert_eq!(cut(10..20), [(20, 30), (40, 50)]);
     }
 }

@@ -16,9 +16,11 @@
 //! Single-stepping is out of the question here: the trap flag stays set when the tracer dies, and the next
 //! instruction would end the program with SIGTRAP.
 
+use std::ops::Range;
+
 use cryopod_sys::ptrace::{self, Regs, options};
 use cryopod_sys::wait::{self, Status};
-use cryopod_sys::{Errno, memory::PAGE};
+use cryopod_sys::{Errno, memory::PAGE, process};
 
 use super::outcome;
 use super::puppet::{PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK};
@@ -48,6 +50,8 @@ pub struct Visit<'a> {
     home: bool,
     /// The process that a clone made.
     born: Option<i32>,
+    /// A clone was begun and its end not awaited yet.
+    copying: bool,
     /// A SIGSTOP arrived during the visit; it is sent once more at the end.
     stop_again: bool,
 }
@@ -70,6 +74,7 @@ impl<'a> Visit<'a> {
             borrowed: None,
             home: true,
             born: None,
+            copying: false,
             stop_again: false,
         };
         visit.pave(0, Undo::UnmapResult)?;
@@ -124,6 +129,12 @@ impl<'a> Visit<'a> {
         self.scratch
     }
 
+    /// What was mapped for this visit, if anything was.
+    pub fn scratch_mapping(&self) -> Option<Range<u64>> {
+        let mapped = self.borrowed.is_none();
+        mapped.then_some(self.scratch..self.scratch + SCRATCH_BYTES)
+    }
+
     /// A program at its limit (RLIMIT_AS, or locked memory) gets no page more. Below its stack pointer, behind the red
     /// zone of the ABI, is room that no function relies on; it is put back all the same.
     fn borrow_stack(&mut self) -> Result<()> {
@@ -171,12 +182,14 @@ impl<'a> Visit<'a> {
         self.mem.write(self.scratch, bytes)
     }
 
-    /// Makes a copy of the whole process, copy-on-write, that will never run: clone(2) without CLONE_VM. It is traced by
-    /// this thread, stands still, gives no signal when it ends, and ends when the tracer does. Returns its pid.
+    /// Begins a copy of the whole process, copy-on-write, that will never run: clone(2) without CLONE_VM. It is traced by
+    /// this thread, stands still, gives no signal when it ends, and ends when the tracer does. The call is at its
+    /// entry after this; [`Visit::run_copy`] lets it do its work, [`Visit::await_copy`] waits for it. So several
+    /// processes are copied at the same time.
     ///
     /// The way home of the first call is not needed any more; that of the clone takes its place. It sends the copy to
     /// its end, should cryopod die before it has told the kernel to kill the copy then.
-    pub fn copy_process(&mut self) -> Result<std::result::Result<i32, Errno>> {
+    pub fn begin_copy(&mut self) -> Result<()> {
         let undo = match self.borrowed {
             Some(_) => Undo::Nothing,
             None => Undo::Unmap(self.scratch),
@@ -186,7 +199,20 @@ impl<'a> Visit<'a> {
         self.set_options(options::SYSGOOD | births)?;
         // The table of descriptors is shared until the copy drops it: copying it would open every file once more.
         let flags = (libc::CLONE_FILES | libc::CLONE_FS) as u64;
-        let cloned = self.go(0, nr::CLONE, [flags, 0, 0, 0, 0, 0], false);
+        self.begin(0, nr::CLONE, [flags, 0, 0, 0, 0, 0], false)
+    }
+
+    /// Lets the thread make the copy.
+    pub fn run_copy(&mut self) -> Result<()> {
+        ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
+        self.copying = true;
+        Ok(())
+    }
+
+    /// Waits for the copy and gives its pid.
+    pub fn await_copy(&mut self) -> Result<std::result::Result<i32, Errno>> {
+        self.copying = false;
+        let cloned = self.end();
         self.set_options(options::SYSGOOD)?;
         let born = self.born.take();
         match outcome(cloned?) {
@@ -222,6 +248,11 @@ impl<'a> Visit<'a> {
             return Ok(());
         }
         self.home = true;
+        if self.copying
+            && let Ok(pid) = self.await_copy()?
+        {
+            process::kill(pid, SIGKILL).task("end it", pid)?;
+        }
         if let Some(bytes) = self.borrowed.take() {
             self.mem.write(self.scratch, &bytes)?;
         } else if self.scratch != 0 {
@@ -236,7 +267,7 @@ impl<'a> Visit<'a> {
         ptrace::set_sigmask(self.tid, self.mask).task("give back its signal mask", self.tid)?;
         ptrace::set_regs(self.tid, &self.original).task("give back its registers", self.tid)?;
         if self.stop_again {
-            cryopod_sys::process::kill(self.tid, SIGSTOP).task("stop it again", self.tid)?;
+            process::kill(self.tid, SIGSTOP).task("stop it again", self.tid)?;
         }
         self.mem.write(self.ways, &self.covered)
     }
@@ -258,6 +289,13 @@ impl<'a> Visit<'a> {
 
     /// Runs one system call from way `way`, to its exit.
     fn go(&mut self, way: usize, number: i64, args: [u64; 6], first: bool) -> Result<u64> {
+        self.begin(way, number, args, first)?;
+        ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
+        self.end()
+    }
+
+    /// Runs to the entry of a system call from way `way`.
+    fn begin(&mut self, way: usize, number: i64, args: [u64; 6], first: bool) -> Result<()> {
         let mut regs = self.original;
         regs.rip = self.ways + (way * WAY_BYTES) as u64;
         regs.orig_rax = u64::MAX;
@@ -268,17 +306,19 @@ impl<'a> Visit<'a> {
             // Only now: were it done before and cryopod died, the thread would keep the full mask.
             ptrace::set_sigmask(self.tid, u64::MAX).task("block its signals", self.tid)?;
         }
-        for _entry_then_exit in 0..2 {
-            self.run_to_syscall_stop()?;
-        }
-        Ok(ptrace::regs(self.tid)
-            .task("read its registers", self.tid)?
-            .rax)
+        ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
+        self.await_syscall_stop()
     }
 
-    fn run_to_syscall_stop(&mut self) -> Result<()> {
+    /// Waits for the exit of a system call that goes on, and gives what it left in rax.
+    fn end(&mut self) -> Result<u64> {
+        self.await_syscall_stop()?;
+        let regs = ptrace::regs(self.tid).task("read its registers", self.tid)?;
+        Ok(regs.rax)
+    }
+
+    fn await_syscall_stop(&mut self) -> Result<()> {
         loop {
-            ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
             match self.wait()? {
                 Status::Syscall => return Ok(()),
                 Status::Stopped(signal) => self.keep_signal(signal)?,
@@ -288,6 +328,7 @@ impl<'a> Visit<'a> {
                 }
                 _ => {}
             }
+            ptrace::cont_to_syscall(self.tid, 0).task("continue it", self.tid)?;
         }
     }
 
@@ -338,6 +379,7 @@ impl Drop for Visit<'_> {
     }
 }
 
+const SIGKILL: i32 = 9;
 const SIGSTOP: i32 = 19;
 
 /// The few numbers of asm/unistd_64.h and asm-generic/mman.h needed here.

@@ -16,7 +16,7 @@ use crate::remote::puppet::Puppet;
 /// Maps `fd` where `vma` says.
 pub fn map(puppet: &Puppet, vma: &VmaEntry, flags: u32, fd: i64) -> Result<()> {
     let wanted = vma.start..vma.end;
-    let used: Vec<Range<u64>> = maps::read_all(puppet.pid)?
+    let used: Vec<Range<u64>> = maps::read(puppet.pid)?
         .iter()
         .map(|mapping| mapping.start..mapping.end)
         .collect();

@@ -9,6 +9,7 @@ use cryopod_image::criu::{IpcDescEntry, IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShm
 use cryopod_image::{Kind, SetReader};
 use cryopod_sys::ipc;
 
+use super::fill::Crew;
 use super::shmem;
 use crate::dump::ids;
 use crate::error::{Context, Error, Result};
@@ -71,12 +72,12 @@ pub struct Ipc {
 
 impl Ipc {
     /// Makes all objects with their contents.
-    pub fn make(set: &SetReader) -> Result<Self> {
+    pub fn make(set: &SetReader, crew: Crew<'_>) -> Result<Self> {
         let namespace = ids::namespaces().ipc_ns_id.map(u64::from);
         let mut objects = Self::default();
         if set.exists(Kind::IpcnsShm, namespace) {
             for entry in set.read_all::<IpcShmEntry>(Kind::IpcnsShm, namespace)? {
-                objects.segment(set, &entry)?;
+                objects.segment(set, &entry, crew)?;
             }
         }
         if set.exists(Kind::IpcnsSem, namespace) {
@@ -110,7 +111,7 @@ impl Ipc {
         self.pages_bytes
     }
 
-    fn segment(&mut self, set: &SetReader, entry: &IpcShmEntry) -> Result<()> {
+    fn segment(&mut self, set: &SetReader, entry: &IpcShmEntry, crew: Crew<'_>) -> Result<()> {
         let desc = &entry.desc;
         if entry.size > LARGEST_BYTES || entry.hugetlb_flag.unwrap_or(0) != 0 {
             let what = format!(
@@ -128,7 +129,7 @@ impl Ipc {
             ipc::segment_file(id, entry.size).host("attach a System V shared memory segment")?;
         // One that was there already has contents, perhaps where there were none.
         shmem::clear(file.as_fd(), entry.size)?;
-        self.pages_bytes += shmem::fill(set, id as u64, file.as_fd(), entry.size)?;
+        self.pages_bytes += shmem::fill(set, id as u64, file.as_fd(), entry.size, crew)?;
         self.segments.insert(id as u64, entry.size);
         if desc.mode & SHM_DEST != 0 {
             self.doomed.push(id);

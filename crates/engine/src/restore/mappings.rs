@@ -23,7 +23,7 @@ const ARCH_MAP_VDSO_64: u64 = 0x2003;
 /// A stretch of addresses that no task of the tree uses, and cryopod neither: every task has its scratch area there.
 pub fn find_scratch<'a>(spaces: impl Iterator<Item = &'a MmEntry>) -> Result<u64> {
     const LOWEST: u64 = 0x1_0000;
-    let own = maps::read_all(std::process::id() as i32)?;
+    let own = maps::read(std::process::id() as i32)?;
     let mut used: Vec<Range<u64>> = own
         .iter()
         .map(|mapping| mapping.start..mapping.end)
@@ -55,7 +55,8 @@ fn is_special(vma: &VmaEntry) -> bool {
     vma.status & KERNELS != 0
 }
 
-fn is_huge(vma: &VmaEntry) -> bool {
+/// Whether a mapping is of huge pages from a pool.
+pub fn is_huge(vma: &VmaEntry) -> bool {
     vma.flags & libc::MAP_HUGETLB as u32 != 0
 }
 
@@ -86,24 +87,43 @@ fn file_flags(vma: &VmaEntry) -> u32 {
         .unwrap_or(if writes { libc::O_RDWR } else { libc::O_RDONLY } as u32)
 }
 
-/// Whether a mapping of the parent can serve the child as it is: made by the same call, with private contents.
-fn same(child: &VmaEntry, parent: &VmaEntry, files: &Files) -> bool {
+/// Whether a mapping of the parent, or a part of it, can serve the child as it is: made by the same call, with private
+/// contents.
+fn serves(parent: &VmaEntry, child: &VmaEntry, files: &Files) -> bool {
     let private = status::ANON_PRIVATE | status::FILE_PRIVATE;
-    let plain = |vma: &VmaEntry| {
-        (
-            vma.start, vma.end, vma.prot, vma.flags, vma.status, vma.pgoff,
-        )
-    };
-    if plain(child) != plain(parent) {
+    let plain = |vma: &VmaEntry| (vma.prot, vma.flags, vma.status);
+    if plain(child) != plain(parent) || child.start < parent.start || parent.end < child.end {
         return false;
     }
     if is_special(child) || aio::is_ring(child) {
-        return true;
+        let place = |vma: &VmaEntry| (vma.start, vma.end, vma.pgoff);
+        return place(child) == place(parent);
     }
+    // A child's memory is not locked.
+    let is_locked = |vma: &VmaEntry| {
+        vma.flags & libc::MAP_LOCKED as u32 != 0
+            || vma.cryopod_extra.unwrap_or(0) & vma_extra::LOCKED_ON_FAULT != 0
+    };
     // MADV_DONTFORK and MADV_WIPEONFORK are given after all children are made, so they do not stand in the way.
+    let advice = |vma: &VmaEntry| vma.madv.unwrap_or(0) & EARLY_ADVICE;
+    let file = || {
+        files.same_file(child.shmid as u32, parent.shmid as u32)
+            && parent.pgoff.checked_add(child.start - parent.start) == Some(child.pgoff)
+    };
     child.status & private != 0
-        && (child.status & status::FILE_PRIVATE == 0
-            || files.same_file(child.shmid as u32, parent.shmid as u32))
+        && !is_locked(child)
+        && advice(child) == advice(parent)
+        && (child.status & status::FILE_PRIVATE == 0 || file())
+}
+
+/// Advice that is given as soon as a mapping is made.
+const EARLY_ADVICE: u64 = 1 << libc::MADV_HUGEPAGE | 1 << libc::MADV_NOHUGEPAGE;
+
+/// The mapping of an address space that has all of a range.
+fn around(mm: &MmEntry, vma: &VmaEntry) -> Option<usize> {
+    let behind = mm.vmas.partition_point(|one| one.start <= vma.start);
+    let index = behind.checked_sub(1)?;
+    (vma.end <= mm.vmas[index].end).then_some(index)
 }
 
 /// The mappings that a child keeps of its parent's, by place in its own list.
@@ -111,18 +131,39 @@ pub fn inherited(child: &MmEntry, parent: Option<&MmEntry>, files: &Files) -> Ve
     let Some(parent) = parent else {
         return vec![false; child.vmas.len()];
     };
+    let mut before = None;
     child
         .vmas
         .iter()
         .map(|vma| {
-            let found = parent
-                .vmas
-                .binary_search_by_key(&vma.start, |other| other.start);
             // The ring of a context that is the child's own is made anew.
-            !aio::is_alive(child, vma)
-                && found.is_ok_and(|index| same(vma, &parent.vmas[index], files))
+            let found = around(parent, vma)
+                .filter(|_| !aio::is_alive(child, vma))
+                .filter(|&index| serves(&parent.vmas[index], vma, files))
+                // What is one mapping in the parent would be one in the child.
+                .filter(|&index| before != Some((index, vma.start)));
+            before = found.map(|index| (index, vma.end));
+            found.is_some()
         })
         .collect()
+}
+
+/// Which mappings of an address space are handed on to those that are born with it, all of them or in part.
+pub fn handed_on<'m>(
+    mm: &MmEntry,
+    heirs: impl Iterator<Item = &'m MmEntry>,
+    files: &Files,
+) -> Vec<bool> {
+    let mut handed_on = vec![false; mm.vmas.len()];
+    for heir in heirs {
+        let kept = inherited(heir, Some(mm), files);
+        for (vma, _) in heir.vmas.iter().zip(kept).filter(|(_, kept)| *kept) {
+            if let Some(index) = around(mm, vma) {
+                handed_on[index] = true;
+            }
+        }
+    }
+    handed_on
 }
 
 /// Unmaps everything but what is kept and the scratch area.
@@ -364,9 +405,8 @@ fn would_merge(previous: &VmaEntry, vma: &VmaEntry) -> bool {
 
 /// The advice that would change what children inherit: given when all children exist.
 pub fn late_advice(puppet: &Puppet, mm: &MmEntry) -> Result<()> {
-    let early = 1u64 << libc::MADV_HUGEPAGE | 1 << libc::MADV_NOHUGEPAGE;
     for vma in mm.vmas.iter().filter(|vma| !is_special(vma)) {
-        let bits = vma.madv.unwrap_or(0) & !early;
+        let bits = vma.madv.unwrap_or(0) & !EARLY_ADVICE;
         for advice in (0..64u64).filter(|advice| bits & 1 << advice != 0) {
             puppet.must(
                 "madvise",
@@ -403,7 +443,7 @@ fn vdso(puppet: &Puppet, mm: &MmEntry, kept: &[bool]) -> Result<()> {
             .filter(|vma| parts(vma))
             .map(|vma| vma.start..vma.end),
     );
-    let here = maps::read_all(puppet.pid)?;
+    let here = maps::read(puppet.pid)?;
     let made =
         |mapping: &&maps::Mapping| mapping.is("[vdso]") || mapping.name.starts_with(b"[vvar");
     let made = span(
@@ -438,7 +478,7 @@ fn find_syscall(mem: &Mem, range: Range<u64>) -> Option<u64> {
 
 /// A `syscall` instruction in a task that is still a copy of cryopod: the vdso has one.
 pub fn first_gate(pid: i32, mem: &Mem) -> Result<u64> {
-    let maps = maps::read_all(pid)?;
+    let maps = maps::read(pid)?;
     let vdso = maps.iter().find(|mapping| mapping.is("[vdso]"));
     vdso.and_then(|vdso| find_syscall(mem, vdso.start..vdso.end))
         .ok_or_else(no_gate)

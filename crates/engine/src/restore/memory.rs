@@ -1,49 +1,38 @@
-//! Filling memory: blocks of the pages file are read, checked and written through /proc/PID/mem by several threads.
+//! Which pages are stored of each address space, and what is to be done with them.
 //!
 //! What a child inherited from its parent is compared first: pages that are equal stay shared, copy-on-write, as they
 //! were.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use cryopod_image::criu::{MmEntry, vma_status as status};
 use cryopod_image::pagemap::{PageRun, Pagemap};
-use cryopod_image::set::{BlockBuffer, PagesReader};
-use cryopod_image::{BLOCK_SIZE_BYTES, Kind, SetReader};
+use cryopod_image::set::PagesReader;
+use cryopod_image::{Kind, SetReader};
 use cryopod_sys::memory::PAGE;
 
 use super::aio;
+use super::fill::{How, Job, Segment, blocks};
+use super::mappings::is_huge;
 use crate::dump::mappings::KERNELS;
 use crate::error::{Error, Result};
 use crate::proc::mem::Mem;
-use crate::progress::{Cancel, Progress};
 use crate::remote::puppet::Puppet;
-use crate::remote::vdso::find_room;
+
+/// The largest vdso that is looked at; there are a few pages of it.
+const MAX_VDSO_BYTES: u64 = 1 << 20;
 
 /// The stored pages of one address space, as they are to be put back.
 pub struct Contents {
+    pid: i32,
     pages: Option<PagesReader>,
-    /// Runs to write, cut at the ends of mappings, in the order of the pages file.
+    /// Runs to put, cut at the ends of mappings, in the order of the pages file.
     segments: Vec<Segment>,
-    /// The vdso as it was.
-    vdso: Vec<PageRun>,
+    /// Where the stored pages of the vdso are.
+    vdso: Range<u64>,
     /// Rings of asynchronous I/O as they were.
     rings: Vec<PageRun>,
-}
-
-/// A piece of the pages file and where it belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it begins in the pages file.
-    pub offset: u64,
-    /// Where it belongs.
-    pub address: u64,
-    /// Its length.
-    pub len: u64,
-    /// The parent's page may be there already.
-    compare: bool,
 }
 
 /// Which pages of each process are stored, by pid: all of it is read before anything is made, so that it is known how much
@@ -98,9 +87,10 @@ impl Contents {
             map.check_pages(pages)?;
         }
         let mut contents = Self {
+            pid,
             pages,
             segments: Vec::new(),
-            vdso: Vec::new(),
+            vdso: 0..0,
             rings: Vec::new(),
         };
         let mut vmas = mm.vmas.iter().zip(inherited).peekable();
@@ -114,29 +104,47 @@ impl Contents {
                 };
                 let end = run.end().min(vma.end);
                 let offset = run.pages_offset_bytes + (at - run.vaddr);
-                let piece = PageRun {
-                    vaddr: at,
-                    nr_pages: (end - at) / PAGE,
-                    pages_offset_bytes: offset,
-                    ..*run
+                let segment = |how| Segment {
+                    offset,
+                    address: at,
+                    len: end - at,
+                    how,
                 };
                 if vma.status & status::AREA_VDSO != 0 {
-                    contents.vdso.push(piece);
+                    contents.add_vdso(at..end)?;
+                    contents.segments.push(segment(How::Check));
                 } else if aio::is_ring(vma) {
-                    contents.rings.push(piece);
-                } else if vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 {
-                    contents.segments.push(Segment {
-                        offset,
-                        address: at,
-                        len: end - at,
-                        compare: **inherited,
+                    contents.rings.push(PageRun {
+                        vaddr: at,
+                        nr_pages: (end - at) / PAGE,
+                        pages_offset_bytes: offset,
+                        ..*run
                     });
+                } else if vma.status & (status::ANON_PRIVATE | status::FILE_PRIVATE) != 0 {
+                    let how = if **inherited {
+                        How::Compare
+                    } else {
+                        How::Write
+                    };
+                    contents.segments.push(segment(how));
                 }
                 at = end;
             }
         }
         contents.segments.sort_by_key(|segment| segment.offset);
         Ok(contents)
+    }
+
+    fn add_vdso(&mut self, part: Range<u64>) -> Result<()> {
+        if self.vdso.is_empty() {
+            self.vdso.start = part.start;
+        }
+        self.vdso.end = part.end;
+        if self.vdso.end - self.vdso.start > MAX_VDSO_BYTES {
+            let what = "a vdso of that size";
+            return Err(Error::inconsistent(format!("mm-{}", self.pid), what));
+        }
+        Ok(())
     }
 
     /// The addresses that have stored pages, ascending.
@@ -173,165 +181,45 @@ impl Contents {
 
     /// Leaves those blocks of the pages file for later of which every part may be, and returns their parts.
     pub fn put_off(&mut self, may_be: impl Fn(&Segment) -> bool) -> Vec<Segment> {
-        let (later, now): (Vec<_>, Vec<_>) = self
-            .blocks()
+        let (later, now): (Vec<_>, Vec<_>) = blocks(&self.segments)
             .into_iter()
             .partition(|block| block.iter().all(&may_be));
         self.segments = now.concat();
         later.concat()
     }
 
+    /// Leaves for later what can be filled when the whole tree is there: pages that nobody was or will be born with, and
+    /// that can be written at any time.
+    pub fn put_off_own(&mut self, mm: &MmEntry, handed_on: &[bool]) -> Vec<Segment> {
+        self.put_off(|segment| {
+            let behind = mm.vmas.partition_point(|vma| vma.start <= segment.address);
+            let own = behind
+                .checked_sub(1)
+                .is_some_and(|index| !handed_on[index] && !is_huge(&mm.vmas[index]));
+            own && segment.how == How::Write
+        })
+    }
+
+    /// The same address space with other pieces to be put there.
+    pub fn with_segments(self, segments: Vec<Segment>) -> Self {
+        Self { segments, ..self }
+    }
+
+    /// What is to be put into an address space, where that is anything.
+    pub fn job<'a>(&'a self, mem: &'a Mem) -> Option<Job<'a>> {
+        Some(Job {
+            pages: self.pages.as_ref()?,
+            to: mem,
+            segments: &self.segments,
+            vdso: self.vdso.clone(),
+            pid: self.pid,
+        })
+    }
+
     /// The pages file, when nothing is to be written from it any more.
     pub fn into_pages(self) -> Option<PagesReader> {
         self.pages
     }
-
-    /// Writes everything, with as many threads as there are processors.
-    pub fn fill(&self, mem: &Mem, progress: &dyn Progress, cancel: &Cancel) -> Result<u64> {
-        let Some(pages) = &self.pages else {
-            return Ok(0);
-        };
-        let work = self.blocks();
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(work.len())
-            .max(1);
-        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let failed = Mutex::new(None);
-        let worker = || {
-            let mut buffers = Buffers::default();
-            while let Some(block) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if cancel.is_requested() {
-                    return Err(Error::Cancelled);
-                }
-                for segment in block {
-                    buffers.put(pages, mem, segment)?;
-                    done.fetch_add(segment.len, Ordering::Relaxed);
-                    progress.advance(segment.len);
-                }
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let guarded = || {
-                if let Err(error) = worker() {
-                    next.store(usize::MAX / 2, Ordering::Relaxed);
-                    failed
-                        .lock()
-                        .unwrap_or_else(|poisoned| poisoned.into_inner())
-                        .get_or_insert(error);
-                }
-            };
-            for _ in 1..threads {
-                scope.spawn(guarded);
-            }
-            guarded();
-        });
-        match failed
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-        {
-            Some(error) => Err(error),
-            None => Ok(done.into_inner()),
-        }
-    }
-
-    /// The segments cut at the blocks of the pages file, block by block, so that each block is read and checked once.
-    fn blocks(&self) -> Vec<Vec<Segment>> {
-        let mut blocks: Vec<Vec<Segment>> = Vec::new();
-        let mut last = None;
-        for segment in &self.segments {
-            let mut rest = *segment;
-            while rest.len > 0 {
-                let block = rest.offset / BLOCK_SIZE_BYTES;
-                let len = rest.len.min((block + 1) * BLOCK_SIZE_BYTES - rest.offset);
-                let part = Segment { len, ..rest };
-                match blocks.last_mut().filter(|_| last == Some(block)) {
-                    Some(parts) => parts.push(part),
-                    None => blocks.push(vec![part]),
-                }
-                last = Some(block);
-                rest = Segment {
-                    offset: rest.offset + len,
-                    address: rest.address + len,
-                    len: rest.len - len,
-                    ..rest
-                };
-            }
-        }
-        blocks
-    }
-
-    /// Compares the kernel's vdso with the stored one: another one would have its functions elsewhere.
-    pub fn check_vdso(&self, pid: i32, mem: &Mem) -> Result<()> {
-        let Some(pages) = &self.pages else {
-            return Ok(());
-        };
-        for run in &self.vdso {
-            let (mut stored, mut here) = (
-                vec![0; run.size_bytes() as usize],
-                vec![0; run.size_bytes() as usize],
-            );
-            pages.read_exact_at(run.pages_offset_bytes, &mut stored)?;
-            mem.read(run.vaddr, &mut here)?;
-            // Behind its end may lie what an interrupted checkpoint left there.
-            let end = find_room(&here).unwrap_or(here.len());
-            if stored[..end] != here[..end] {
-                return Err(Error::NotRestorable {
-                    what: format!(
-                        "pid {pid}: its vdso is not this kernel's; restore it on the kernel that it ran on"
-                    ),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One worker's buffers.
-#[derive(Default)]
-struct Buffers {
-    block: BlockBuffer,
-    number: Option<u64>,
-    there: Vec<u8>,
-}
-
-impl Buffers {
-    fn put(&mut self, pages: &PagesReader, mem: &Mem, segment: &Segment) -> Result<()> {
-        let number = segment.offset / BLOCK_SIZE_BYTES;
-        if self.number != Some(number) {
-            self.number = None;
-            pages.read_block(number, &mut self.block)?;
-            self.number = Some(number);
-        }
-        let start = (segment.offset % BLOCK_SIZE_BYTES) as usize;
-        let bytes = &self.block[start..start + segment.len as usize];
-        if !segment.compare {
-            return mem.write(segment.address, bytes);
-        }
-        self.there.resize(bytes.len(), 0);
-        mem.read(segment.address, &mut self.there)?;
-        for (start, end) in different(bytes, &self.there) {
-            mem.write(segment.address + start as u64, &bytes[start..end])?;
-        }
-        Ok(())
-    }
-}
-
-/// Runs of whole pages in which two buffers differ.
-fn different(wanted: &[u8], there: &[u8]) -> Vec<(usize, usize)> {
-    let page = PAGE as usize;
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    for (index, (one, other)) in wanted.chunks(page).zip(there.chunks(page)).enumerate() {
-        if one != other {
-            let start = index * page;
-            match runs.last_mut() {
-                Some((_, end)) if *end == start => *end += one.len(),
-                _ => runs.push((start, start + one.len())),
-            }
-        }
-    }
-    runs
 }
 
 /// Gives back pages that a child inherited but does not have: it had dropped them itself (MADV_DONTNEED).
@@ -404,38 +292,5 @@ mod tests {
         assert!(gaps(5..6, &[2..3, 5..7]).is_empty());
         let others = std::slice::from_ref(&(2..4));
         assert!(overlaps(&(0..3), others) && !overlaps(&(0..2), others));
-    }
-
-    #[test]
-    fn only_pages_that_differ_are_written() {
-        let page = PAGE as usize;
-        let there = vec![0u8; 4 * page];
-        let mut wanted = there.clone();
-        wanted[page] = 1;
-        wanted[2 * page] = 1;
-        assert_eq!(different(&wanted, &there), [(page, 3 * page)]);
-    }
-
-    #[test]
-    fn segments_are_cut_at_blocks() {
-        let block = BLOCK_SIZE_BYTES;
-        let segment = Segment {
-            offset: block - 4096,
-            address: 0x10000,
-            len: 8192,
-            compare: false,
-        };
-        let contents = Contents {
-            pages: None,
-            segments: vec![segment],
-            vdso: Vec::new(),
-            rings: Vec::new(),
-        };
-        let blocks = contents.blocks();
-        assert_eq!(blocks.len(), 2);
-        assert_eq!(
-            (blocks[1][0].offset, blocks[1][0].address, blocks[1][0].len),
-            (block, 0x11000, 4096)
-        );
     }
 }

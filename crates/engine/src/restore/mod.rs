@@ -5,8 +5,9 @@
 //! 1. `plan`: read and check every image before anything is made
 //! 2. `cgroups`: make the control groups that are gone; `files`, `shmem`: cryopod opens every file and makes all shared memory in its own process, so that every task
 //!    is born with all descriptors
-//! 3. `tree`: make the root and, from their stopped parents, all others; each gets its mappings (`mappings`) and its
-//!    contents (`memory`) before it has children of its own, so that copy-on-write sharing comes back by itself
+//! 3. `tree`: make the root and, from their stopped parents, all others; each gets its mappings (`mappings`) and those of
+//!    its contents (`memory`, `fill`) that it hands on before it has children of its own, so that copy-on-write sharing
+//!    comes back by itself; all other contents follow when everybody is there, everywhere at the same time
 //! 4. `process`, `threads`, `timers`, `signals`, `seccomp`, `credentials`: everything else, from harmless to binding
 //! 5. `lazy`: with that option, a helper process is started that will fill what was left out of step 3
 //! 6. let go, all at once
@@ -18,6 +19,7 @@ mod aio;
 mod cgroups;
 mod credentials;
 pub mod files;
+mod fill;
 mod foreground;
 mod gaps;
 mod guards;
@@ -35,6 +37,8 @@ mod signals;
 mod threads;
 mod timers;
 mod tree;
+
+use std::num::NonZeroUsize;
 
 use cryopod_image::SetReader;
 
@@ -80,6 +84,8 @@ pub struct RestoreOptions {
     pub connections: Connections,
     /// Let the tree run before its memory is there: see [`lazy`].
     pub lazy: bool,
+    /// Threads that fill memory; as many as there are processors when left out.
+    pub jobs: Option<NonZeroUsize>,
 }
 
 /// A restored tree, running. Its root is a child of this process.
@@ -124,8 +130,13 @@ pub fn restore(
     {
         files.prepare_mapping(file, flags)?;
     }
-    let shmem = shmem::Shared::make(set, &plan, &files, base)?;
-    let ipc = ipc::Ipc::make(set)?;
+    let crew = fill::Crew {
+        threads: options.jobs,
+        progress,
+        cancel,
+    };
+    let shmem = shmem::Shared::make(set, &plan, &files, base, crew)?;
+    let ipc = ipc::Ipc::make(set, crew)?;
     let world = tree::World {
         set,
         plan: &plan,
@@ -135,8 +146,7 @@ pub fn restore(
         ipc: &ipc,
         base,
         lazy: options.lazy,
-        progress,
-        cancel,
+        crew,
     };
     let mut tree = tree::Tree::make(&world)?;
     let threads = process::finish(&world, &mut tree, options)?;
@@ -151,7 +161,7 @@ pub fn restore(
         return Err(crate::Error::Cancelled);
     }
     let handed = foreground::hand_over(plan.root(), options)?;
-    let filling = lazy::start(tree.take_later(), &tree.pids_of(&plan))?;
+    let filling = lazy::start(tree.take_later(), &tree.pids_of(&plan), options.jobs)?;
     connections.resume()?;
     tree.let_go()?;
     cgroups.keep();

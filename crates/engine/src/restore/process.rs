@@ -205,8 +205,9 @@ fn place(world: &World<'_>, tree: &Tree, index: usize) -> Result<()> {
     settings::login(puppet, mem, task.core())?;
     directories(world, body, puppet, mem)?;
     bounds(world, body, puppet, mem)?;
-    guards::restore(puppet, &body.guards)?;
     mappings::late_advice(puppet, &body.mm)?;
+    // The kernel notes for a whole mapping that there are guards in it: the mappings must be what they were.
+    guards::restore(puppet, &body.guards)?;
     if let Some(tc) = &task.core().tc {
         settings::barriers(puppet, tc)?;
     }

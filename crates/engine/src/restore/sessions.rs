@@ -55,6 +55,18 @@ pub fn birth(plan: &Plan, parent: usize, child: usize) -> Birth {
     }
 }
 
+/// Whose memory a child of `parent` is born with.
+pub fn origin(plan: &Plan, parent: usize, child: usize) -> usize {
+    let Birth::ByLeader(sid) = birth(plan, parent, child) else {
+        return parent;
+    };
+    // One that is long dead, or comes to its end later, has its parent's.
+    let leader = plan.tasks.iter().position(|task| task.pid == sid);
+    leader
+        .filter(|&leader| plan.tasks[leader].body.is_some())
+        .unwrap_or(parent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,10 +11,12 @@ use cryopod_image::{Kind, SetReader};
 use cryopod_sys::{Errno, fd, memory};
 
 use super::files::Files;
+use super::fill::{self, Crew, Destination, How, Job, Segment};
 use super::plan::Plan;
 use crate::dump::files::kind::magic::HUGETLBFS;
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
+use crate::progress::NoProgress;
 
 /// No shared memory of a real program is larger; a hostile image could otherwise ask for anything.
 const LARGEST_BYTES: u64 = 1 << 46;
@@ -28,7 +30,13 @@ pub struct Shared {
 
 impl Shared {
     /// Makes all shared anonymous memory that the plan's mappings want, and fills it and the memfds.
-    pub fn make(set: &SetReader, plan: &Plan, files: &Files, base: i32) -> Result<Self> {
+    pub fn make(
+        set: &SetReader,
+        plan: &Plan,
+        files: &Files,
+        base: i32,
+        crew: Crew<'_>,
+    ) -> Result<Self> {
         // By number: size, and what pages of.
         let mut wanted: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
         let vmas = plan
@@ -53,7 +61,7 @@ impl Shared {
         for (shmid, (size_bytes, huge)) in wanted {
             let file = memory::shared_anonymous(size_bytes, huge)
                 .host("make shared memory (/proc/self/map_files)")?;
-            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
+            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes, crew)?;
             let file = fd::duplicate_from(file.as_fd(), base).host("keep shared memory")?;
             shared.files.insert(shmid, file);
         }
@@ -69,7 +77,7 @@ impl Shared {
                     path,
                     source,
                 })?;
-            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes)?;
+            shared.pages_bytes += fill(set, shmid, file.as_fd(), size_bytes, crew)?;
         }
         Ok(shared)
     }
@@ -89,30 +97,45 @@ impl Shared {
 }
 
 /// Writes the stored pages of one into its file. The last page may go beyond its end, the file does not.
-pub fn fill(set: &SetReader, shmid: u64, file: BorrowedFd<'_>, size_bytes: u64) -> Result<u64> {
+pub fn fill(
+    set: &SetReader,
+    shmid: u64,
+    file: BorrowedFd<'_>,
+    size_bytes: u64,
+    crew: Crew<'_>,
+) -> Result<u64> {
     if !set.exists(Kind::PagemapShmem, Some(shmid)) {
         return Ok(0);
     }
     let map = Pagemap::read(set, Kind::PagemapShmem, shmid)?;
     let pages = set.pages(map.pages_id)?;
     map.check_pages(&pages)?;
-    let sink = Sink::of(file)?;
-    let mut buffer = Vec::new();
-    let mut done = 0;
-    for run in map.runs.iter().filter(|run| run.is_present()) {
-        let mut offset = 0;
-        while offset < run.size_bytes() {
-            let len = (run.size_bytes() - offset).min(cryopod_image::BLOCK_SIZE_BYTES);
-            buffer.resize(len as usize, 0);
-            pages.read_exact_at(run.pages_offset_bytes + offset, &mut buffer)?;
-            let at = run.vaddr + offset;
-            let inside = size_bytes.saturating_sub(at).min(len) as usize;
-            sink.write(at, &buffer[..inside])?;
-            offset += len;
-        }
-        done += run.size_bytes();
-    }
-    Ok(done)
+    let segments: Vec<Segment> = (map.runs.iter())
+        .filter(|run| run.is_present())
+        .map(|run| Segment {
+            offset: run.pages_offset_bytes,
+            address: run.vaddr,
+            len: run.size_bytes(),
+            how: How::Write,
+        })
+        .collect();
+    let sink = Sink {
+        file,
+        size_bytes,
+        huge: HugePages::of(file)?,
+    };
+    let job = Job {
+        pages: &pages,
+        to: &sink,
+        segments: &segments,
+        vdso: 0..0,
+        pid: std::process::id() as i32,
+    };
+    let quiet = Crew {
+        progress: &NoProgress,
+        ..crew
+    };
+    fill::fill(&[job], quiet)
 }
 
 /// Makes all of a file of memory a hole: nothing is left of what was in it.
@@ -124,34 +147,56 @@ pub fn clear(file: BorrowedFd<'_>, size_bytes: u64) -> Result<()> {
 }
 
 /// A file of memory to be written.
-enum Sink<'a> {
-    /// By write(2).
-    Plain(BorrowedFd<'a>),
-    /// hugetlbfs has no write(2), so it is mapped: the file, the size of its pages, and this process's memory.
-    Huge(BorrowedFd<'a>, u64, Mem),
+struct Sink<'a> {
+    file: BorrowedFd<'a>,
+    size_bytes: u64,
+    huge: Option<HugePages>,
 }
 
-impl<'a> Sink<'a> {
-    fn of(file: BorrowedFd<'a>) -> Result<Self> {
+/// hugetlbfs has no write(2), so a file there is mapped.
+struct HugePages {
+    page_bytes: u64,
+    /// This process's memory.
+    own: Mem,
+}
+
+impl HugePages {
+    fn of(file: BorrowedFd<'_>) -> Result<Option<Self>> {
         let statfs = rustix::fs::fstatfs(file).host("look at shared memory")?;
         if statfs.f_type as u64 != HUGETLBFS {
-            return Ok(Self::Plain(file));
+            return Ok(None);
         }
-        let own = Mem::open(std::process::id() as i32)?;
-        Ok(Self::Huge(file, statfs.f_bsize as u64, own))
+        Ok(Some(Self {
+            page_bytes: statfs.f_bsize as u64,
+            own: Mem::open(std::process::id() as i32)?,
+        }))
     }
 
+    fn write(&self, file: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<()> {
+        let start = at / self.page_bytes * self.page_bytes;
+        let len = (at - start + bytes.len() as u64).next_multiple_of(self.page_bytes);
+        let window = memory::Window::map(file, start, len as usize)
+            .host("map shared huge pages (are there enough in the pool?)")?;
+        self.own.write(window.address() + (at - start), bytes)
+    }
+}
+
+impl Destination for Sink<'_> {
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
-        match self {
+        let inside = self.size_bytes.saturating_sub(at).min(bytes.len() as u64);
+        let bytes = &bytes[..inside as usize];
+        match &self.huge {
             _ if bytes.is_empty() => Ok(()),
-            Self::Plain(file) => write_all(*file, at, bytes),
-            Self::Huge(file, page, own) => {
-                let start = at / page * page;
-                let len = (at - start + bytes.len() as u64).next_multiple_of(*page);
-                let window = memory::Window::map(*file, start, len as usize)
-                    .host("map shared huge pages (are there enough in the pool?)")?;
-                own.write(window.address() + (at - start), bytes)
-            }
+            None => write_all(self.file, at, bytes),
+            Some(huge) => huge.write(self.file, at, bytes),
+        }
+    }
+
+    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        match rustix::io::pread(self.file, &mut *buffer, at) {
+            Ok(count) if count == buffer.len() => Ok(()),
+            Ok(_) => Err(Errno::IO).host("read shared memory"),
+            Err(errno) => Err(errno).host("read shared memory"),
         }
     }
 }

@@ -11,15 +11,16 @@ use cryopod_sys::{Errno, process, tty};
 
 use super::cgroups::Cgroups;
 use super::files::Files;
+use super::fill::Crew;
 use super::ipc::Ipc;
 use super::lazy::{self, Later, PutOff};
+use super::memory::Contents;
 use super::plan::{Plan, State, Task};
-use super::sessions::{Birth, birth};
+use super::sessions::{Birth, birth, origin};
 use super::shmem::Shared;
-use super::{aio, credentials, mappings, memory, signals, threads};
+use super::{aio, credentials, fill, mappings, memory, signals, threads};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
-use crate::progress::{Cancel, Progress};
 use crate::remote::puppet::{Puppet, SCRATCH_BYTES};
 
 /// What all steps of a restore need.
@@ -40,14 +41,11 @@ pub struct World<'a> {
     pub base: i32,
     /// Whether memory may be filled later.
     pub lazy: bool,
-    /// Who hears how far it is.
-    pub progress: &'a dyn Progress,
-    /// Whether to stop.
-    pub cancel: &'a Cancel,
+    /// Who fills memory.
+    pub crew: Crew<'a>,
 }
 
 /// A task that was made.
-#[derive(Debug)]
 pub struct Made {
     /// Its leader.
     pub puppet: Puppet,
@@ -57,6 +55,8 @@ pub struct Made {
     pub mem: Mem,
     /// The addresses that have stored pages.
     present: Vec<Range<u64>>,
+    /// What of these is still to be put there, when everybody is born.
+    contents: Option<Contents>,
 }
 
 /// The tasks made so far. Dropping it ends them all.
@@ -70,6 +70,9 @@ pub struct Tree {
     pids: Vec<i32>,
     /// What is stored of those that are not made yet.
     maps: memory::Maps,
+    /// By place in the plan: who is born with the memory of which task, and whose memory each is born with.
+    heirs: Vec<Vec<usize>>,
+    origins: Vec<Option<usize>>,
     /// What is to be filled when all else is done.
     later: Vec<Later>,
     pages_bytes: u64,
@@ -90,11 +93,40 @@ impl Tree {
         let mut tree = Self::default();
         tree.maps = memory::Maps::read(world.set, living.map(|task| task.pid))?;
         let total_bytes = tree.maps.pages_bytes();
-        world.progress.begin("restore memory", Some(total_bytes));
+        world
+            .crew
+            .progress
+            .begin("restore memory", Some(total_bytes));
+        tree.find_heirs(world.plan);
         let root = tree.root(world.plan.root(), scratch)?;
         tree.furnish(world, 0, root)?;
-        world.progress.end();
+        tree.fill(world)?;
+        world.crew.progress.end();
         Ok(tree)
+    }
+
+    fn find_heirs(&mut self, plan: &Plan) {
+        self.heirs = vec![Vec::new(); plan.tasks.len()];
+        self.origins = vec![None; plan.tasks.len()];
+        for (child, task) in plan.tasks.iter().enumerate() {
+            if let Some(parent) = task.parent {
+                let origin = origin(plan, parent, child);
+                self.heirs[origin].push(child);
+                self.origins[child] = Some(origin);
+            }
+        }
+    }
+
+    /// Fills all address spaces, as far as that had not to be done before.
+    fn fill(&mut self, world: &World<'_>) -> Result<()> {
+        let contents: Vec<(Contents, &Mem)> = (self.made.values_mut())
+            .filter_map(|made| Some((made.contents.take()?, &made.mem)))
+            .collect();
+        let jobs: Vec<fill::Job<'_>> = (contents.iter())
+            .filter_map(|(contents, mem)| contents.job(mem))
+            .collect();
+        self.pages_bytes += fill::fill(&jobs, world.crew)?;
+        Ok(())
     }
 
     /// Bytes of pages written to private memory.
@@ -234,42 +266,55 @@ impl Tree {
                     threads: Vec::new(),
                     mem,
                     present: Vec::new(),
+                    contents: None,
                 },
             );
             return Ok(());
         };
         world.cgroups.enter(task.pid, &task.threads[0])?;
-        let parent = task
-            .parent
-            .and_then(|parent| world.plan.tasks[parent].body.as_ref());
-        let inherited = mappings::inherited(&body.mm, parent.map(|parent| &parent.mm), world.files);
+        let mm_of = |index: usize| Some(&world.plan.tasks[index].body.as_ref()?.mm);
+        let origin = self.origins[index];
+        let inherited = mappings::inherited(&body.mm, origin.and_then(mm_of), world.files);
+        let heirs = self.heirs[index].iter().filter_map(|&heir| mm_of(heir));
+        let handed_on = mappings::handed_on(&body.mm, heirs, world.files);
         mappings::clear(&puppet, &body.mm, &inherited)?;
         mappings::make(&puppet, &mem, &body.mm, &inherited, world)?;
         let map = self.maps.take(task.pid)?;
-        let mut contents = memory::Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
+        let mut contents = Contents::new(world.set, task.pid, &map, &body.mm, &inherited)?;
         drop(map);
-        contents.check_vdso(task.pid, &mem)?;
         let present = contents.present();
         let put_off = match world.lazy {
-            true => PutOff::choose(world, task, &inherited, &mut contents),
+            true => PutOff::choose(task, &inherited, &handed_on, &mut contents),
             false => None,
+        };
+        let rest = match put_off {
+            Some(_) => Vec::new(),
+            None => contents.put_off_own(&body.mm, &handed_on),
         };
         // A huge page would be whole as soon as one of its pages is written, and what is to follow could not any more.
         if put_off.is_some() {
             lazy::forbid_huge_pages(&puppet, true)?;
         }
-        self.pages_bytes += contents.fill(&mem, world.progress, world.cancel)?;
+        let job = contents.job(&mem);
+        self.pages_bytes += fill::fill(job.as_slice(), world.crew)?;
         if put_off.is_some() {
             lazy::forbid_huge_pages(&puppet, false)?;
         }
         mappings::close(&puppet, &body.mm)?;
         aio::restore(&puppet, &mem, &body.mm, &contents)?;
-        if let (Some(put_off), Some(pages)) = (put_off, contents.into_pages()) {
-            self.later.push(Later::prepare(&puppet, put_off, pages)?);
+        if let Some(origin) = origin.and_then(|origin| self.made.get(&origin)) {
+            memory::drop_inherited(&puppet, &body.mm, &inherited, &present, &origin.present)?;
         }
-        if let Some(parent) = task.parent.and_then(|parent| self.made.get(&parent)) {
-            memory::drop_inherited(&puppet, &body.mm, &inherited, &present, &parent.present)?;
-        }
+        let contents = match put_off {
+            Some(put_off) => {
+                let later = (contents.into_pages())
+                    .map(|pages| Later::prepare(&puppet, put_off, pages))
+                    .transpose()?;
+                self.later.extend(later);
+                None
+            }
+            None => Some(contents.with_segments(rest)),
+        };
         self.made.insert(
             index,
             Made {
@@ -277,6 +322,7 @@ impl Tree {
                 threads: Vec::new(),
                 mem,
                 present,
+                contents,
             },
         );
         self.children(world, index, |how| how == Birth::BeforeSetsid)?;

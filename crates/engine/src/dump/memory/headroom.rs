@@ -26,8 +26,10 @@ pub fn shortage(pids: &[i32]) -> Result<Option<String>> {
     }
     // Processes of a tree are mostly in the same groups.
     let mut seen: Vec<PathBuf> = Vec::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
     for &pid in pids {
-        for directory in group_directories(pid)? {
+        for directory in group_directories(pid, &mounts)? {
             if seen.contains(&directory) {
                 continue;
             }
@@ -106,9 +108,7 @@ fn limit(directory: &Path, needed_bytes: u64, needed_pids: u64) -> Option<String
 }
 
 /// The directories of the groups that a process is in, and of those around them, as far as they are mounted here.
-fn group_directories(pid: i32) -> Result<Vec<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
+fn group_directories(pid: i32, mounts: &[Mount]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for line in proc::read_text(pid, "cgroup")?.lines() {
         let mut parts = line.splitn(3, ':').skip(1);

@@ -1,5 +1,6 @@
 //! The contents of memory: found with PAGEMAP_SCAN, read through /proc/PID/mem, written as runs of pages.
 //!
+//! - `space`: an address space, and what of its process a copy can tell as well
 //! - `runs`: which pages there are
 //! - `workers`: threads that read, put in order, hash and write them, piece by piece
 //! - `packer`: from pieces of any length to blocks of a pages file
@@ -13,6 +14,8 @@ mod copies;
 mod headroom;
 mod packer;
 mod runs;
+mod saved;
+mod space;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -24,33 +27,15 @@ use cryopod_sys::memory::PAGE;
 
 pub use self::copies::collect;
 pub use self::headroom::shortage;
+pub use self::space::Space;
 
 use self::copies::Copy;
 use self::runs::{Run, file_runs, runs_of};
 use self::workers::Stream;
-use super::mappings::DumpRange;
 use super::report::DumpReport;
 use super::shmem::{SharedFile, Shmem};
 use crate::error::Result;
-use crate::proc::mem::Mem;
 use crate::progress::{Cancel, Progress};
-
-/// An address space whose contents are to be read.
-#[derive(Debug)]
-pub struct Space {
-    /// Its process.
-    pub pid: i32,
-    /// The thread by whose files in /proc it is read.
-    pub reader: i32,
-    /// Its memory.
-    pub mem: Mem,
-    /// Where visits to the process have room.
-    pub room: u64,
-    /// What to read of it.
-    pub ranges: Vec<DumpRange>,
-    /// The place of its process in the report.
-    pub summary: usize,
-}
 
 /// Everything that is to be read.
 #[derive(Debug)]
@@ -98,12 +83,12 @@ impl Contents {
     /// Makes copies of all address spaces and writes what copies do not have: the tree is not needed after that. When
     /// the kernel does not make a copy, nothing has changed and the answer is its reason.
     pub fn copy(&mut self, output: &mut Output<'_>) -> Result<std::result::Result<(), Errno>> {
-        let mut copies = Vec::new();
-        for space in &self.spaces {
-            match Copy::make(output.set, space)? {
-                Ok(copy) => copies.push(copy),
-                Err(errno) => return Ok(Err(errno)),
-            }
+        let mut copies = match Copy::of_all(&self.spaces)? {
+            Ok(copies) => copies,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        for (copy, space) in copies.iter_mut().zip(&mut self.spaces) {
+            copy.complete(output.set.path(), space)?;
         }
         self.copies = Some(copies);
         let shared = std::mem::take(&mut self.shared);
@@ -113,7 +98,11 @@ impl Contents {
 
     /// Reads and writes all that is left.
     pub fn write(mut self, output: &mut Output<'_>) -> Result<()> {
-        let spaces = std::mem::take(&mut self.spaces);
+        let mut spaces = std::mem::take(&mut self.spaces);
+        for (index, space) in spaces.iter_mut().enumerate() {
+            let copy = self.copies.as_ref().and_then(|copies| copies.get(index));
+            space.describe(output.set, copy)?;
+        }
         let shared = std::mem::take(&mut self.shared);
         self.write_streams(&spaces, &shared, output)
     }

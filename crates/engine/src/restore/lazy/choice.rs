@@ -2,14 +2,12 @@
 
 use std::ops::Range;
 
-use cryopod_image::criu::{MmEntry, VmaEntry, vma_extra, vma_status as status};
+use cryopod_image::criu::{VmaEntry, vma_extra, vma_status as status};
 use cryopod_sys::memory::PAGE;
 
 use crate::dump::mappings::KERNELS;
-use crate::restore::files::Files;
-use crate::restore::mappings;
-use crate::restore::memory::Segment;
-use crate::restore::plan::{Plan, Task, Thread};
+use crate::restore::fill::Segment;
+use crate::restore::plan::{Task, Thread};
 
 /// A mapping with less than this is filled at once: following it would cost more.
 const LEAST_BYTES: u64 = 1 << 20;
@@ -17,21 +15,22 @@ const LEAST_BYTES: u64 = 1 << 20;
 /// How much of a stack above the stack pointer is in use for certain.
 const STACK_BYTES: u64 = 64 << 10;
 
-/// The mappings of a task that may be filled later, by place in its list.
+/// The mappings of a task that may be filled later: not those that came from its parent, and not those that it hands on to
+/// its children, which need their contents before, or nothing would be shared.
 pub fn lazy(
-    plan: &Plan,
     task: &Task,
     inherited: &[bool],
-    files: &Files,
+    handed_on: &[bool],
     segments: &[Segment],
 ) -> Vec<Range<u64>> {
     let Some(body) = &task.body else {
         return Vec::new();
     };
-    let handed_on = handed_on(plan, task, &body.mm, files);
     let candidates = body.mm.vmas.iter().zip(inherited).zip(handed_on);
     candidates
-        .filter(|((vma, inherited), handed_on)| !**inherited && !handed_on && can_be_followed(vma))
+        .filter(|((vma, inherited), handed_on)| {
+            !**inherited && !**handed_on && can_be_followed(vma)
+        })
         .map(|((vma, _), _)| vma.start..vma.end)
         .filter(|range| {
             let within = |segment: &&Segment| range.contains(&segment.address);
@@ -60,24 +59,6 @@ fn can_be_followed(vma: &VmaEntry) -> bool {
         && flags & special == 0
         && !on_fault
         && !wiped
-}
-
-/// Which mappings children will be born with. They need their contents before, or nothing would be shared.
-fn handed_on(plan: &Plan, task: &Task, mm: &MmEntry, files: &Files) -> Vec<bool> {
-    let mut handed_on = vec![false; mm.vmas.len()];
-    let children = task
-        .children
-        .iter()
-        .filter_map(|&child| plan.tasks[child].body.as_ref());
-    for child in children {
-        let kept = mappings::inherited(&child.mm, Some(mm), files);
-        for (vma, _) in child.mm.vmas.iter().zip(kept).filter(|(_, kept)| *kept) {
-            if let Ok(index) = mm.vmas.binary_search_by_key(&vma.start, |own| own.start) {
-                handed_on[index] = true;
-            }
-        }
-    }
-    handed_on
 }
 
 /// What is touched as soon as a thread goes on, and what the kernel touches for it at moments when it cannot wait: the

@@ -5,6 +5,7 @@
 //! faults and whatever the programs do to their mappings.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,9 @@ type Block = (usize, u64);
 
 /// A block that is to come, with the page that somebody waits for.
 type Job = (Block, Option<(Arc<Space>, u64)>);
+
+/// The most workers, each with a buffer of a block.
+const MAX_WORKERS: usize = 16;
 
 /// How often the listener tells how far it is.
 const INTERVAL: Timespec = Timespec {
@@ -84,9 +88,11 @@ impl Fill {
 
     /// Fills everything. `progress` hears now and then how many bytes were put. Returns when all is there or all
     /// processes are gone; with an error, pages may be missing.
-    pub fn run(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        // Two at least: one may be reading from a slow disk.
-        let workers = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
+    pub fn run(&self, jobs: Option<NonZeroUsize>, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        // Two at least, unless said otherwise: one may be reading from a slow disk.
+        let processors = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let workers = jobs.map_or(processors.max(2), NonZeroUsize::get);
+        let workers = workers.min(MAX_WORKERS);
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| self.guarded(self.work()));

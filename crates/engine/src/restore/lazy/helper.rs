@@ -4,6 +4,7 @@
 //! nobody who waits for the end of a pipe. It leaves when everything is there or nobody is left who needs it.
 
 use std::mem::ManuallyDrop;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cryopod_image::set::PagesReader;
@@ -34,7 +35,7 @@ const IGNORED: [i32; 5] = [
 
 /// Starts the helper for what is still to come to the given processes of a tree, all of which are in `pids`. From its
 /// return on, the caller's end loses nothing.
-pub fn start(later: Vec<Later>, pids: &[i32]) -> Result<Filling> {
+pub fn start(later: Vec<Later>, pids: &[i32], jobs: Option<NonZeroUsize>) -> Result<Filling> {
     let total_bytes = later.iter().map(Later::bytes).sum();
     let (listener, teller) = news::channel()?;
     match clone::fork().host("start a helper")? {
@@ -46,7 +47,7 @@ pub fn start(later: Vec<Later>, pids: &[i32]) -> Result<Filling> {
         Fork::Child => {
             drop(listener);
             match clone::fork() {
-                Ok(Fork::Child) => serve(later, pids, &teller),
+                Ok(Fork::Child) => serve(later, pids, jobs, &teller),
                 Ok(Fork::Parent(_)) => exit_at_once(0),
                 Err(errno) => {
                     let error = Err::<(), _>(errno).host("start a helper");
@@ -81,14 +82,14 @@ fn tell_failure(teller: &Teller, done: Result<()>) {
 }
 
 /// The helper's whole life.
-fn serve(later: Vec<Later>, pids: &[i32], teller: &Teller) -> ! {
+fn serve(later: Vec<Later>, pids: &[i32], jobs: Option<NonZeroUsize>, teller: &Teller) -> ! {
     // A thread that panics would leave the others waiting for it; the guardian knows what to do when all are gone.
     std::panic::set_hook(Box::new(|_| std::process::abort()));
     let done = prepare(&later, pids, teller).and_then(|guardian| {
         // Dropping it closes userfaultfds, in the guardian as well. On every way but the last, that must not happen.
         let fill = ManuallyDrop::new(fill(later)?);
         teller.tell(&News::Ready(std::process::id() as i32));
-        fill.run(&mut |bytes| teller.tell(&News::Progress(bytes)))?;
+        fill.run(jobs, &mut |bytes| teller.tell(&News::Progress(bytes)))?;
         // Nothing is missing any more: from here on, the end of this process harms nobody.
         process::kill(guardian, libc::SIGKILL).task("end it", guardian)?;
         wait::wait(guardian, false).task("wait for it", guardian)?;

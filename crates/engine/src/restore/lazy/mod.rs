@@ -21,6 +21,7 @@ mod space;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -30,9 +31,9 @@ use cryopod_sys::userfaultfd::{CREATE_FLAGS, Userfaultfd};
 use cryopod_sys::{pagemap, process};
 
 use self::pending::{Pending, Piece};
-use super::memory::{Contents, Segment};
+use super::fill::Segment;
+use super::memory::Contents;
 use super::plan::Task;
-use super::tree::World;
 use crate::error::{Context, Error, Result};
 use crate::proc;
 use crate::remote::puppet::Puppet;
@@ -61,18 +62,12 @@ pub struct PutOff {
 impl PutOff {
     /// Takes out of `contents` what may come later. None if that is nothing.
     pub fn choose(
-        world: &World<'_>,
         task: &Task,
         inherited: &[bool],
+        handed_on: &[bool],
         contents: &mut Contents,
     ) -> Option<Self> {
-        let mappings = choice::lazy(
-            world.plan,
-            task,
-            inherited,
-            world.files,
-            contents.segments(),
-        );
+        let mappings = choice::lazy(task, inherited, handed_on, contents.segments());
         let hot = choice::hot(&task.threads);
         let may_wait = |segment: &Segment| {
             let range = segment.address..segment.address + segment.len;
@@ -185,15 +180,20 @@ impl Later {
     }
 }
 
-/// Starts filling, when every task but for its memory is done. `pids` are all tasks of the tree, which end if it fails.
-pub fn start(mut later: Vec<Later>, pids: &[i32]) -> Result<Option<Filling>> {
+/// Starts filling by so many threads, when every task but for its memory is done. `pids` are all tasks of the tree, which
+/// end if it fails.
+pub fn start(
+    mut later: Vec<Later>,
+    pids: &[i32],
+    jobs: Option<NonZeroUsize>,
+) -> Result<Option<Filling>> {
     if later.is_empty() {
         return Ok(None);
     }
     for one in &mut later {
         one.register()?;
     }
-    helper::start(later, pids).map(Some)
+    helper::start(later, pids, jobs).map(Some)
 }
 
 /// The filling that goes on in a helper process.
