@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Write;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Mebibytes of private memory to fill with what does not compress
     #[arg(long)]
     mib: usize,
+    /// Percent of it that are written to every second, without a change of what is in it
+    #[arg(long, default_value_t = 0)]
+    rewrite_percent: u64,
 }
 
 /// What the process says when its memory is filled: addresses in its own address space.
@@ -77,7 +80,7 @@ pub fn word(index: u64) -> u64 {
 /// Fills memory, says so, and counts until it is killed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let words = (arguments.mib << 20) / size_of::<u64>();
-    let memory: Vec<u64> = (0..words as u64).map(word).collect();
+    let mut memory: Vec<u64> = (0..words as u64).map(word).collect();
     let ready = Ready {
         counter: COUNTER.as_ptr().addr() as u64,
         memory: memory.as_ptr().addr() as u64,
@@ -93,10 +96,46 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdout(&null).context("cannot close the standard output")?;
     drop(null);
+    let mut rewriter = Rewriter::new(words, arguments.rewrite_percent);
     loop {
         COUNTER.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(STEP);
+        rewriter.catch_up(&mut memory);
         std::hint::black_box(&memory);
+    }
+}
+
+/// Writes to pages here and there, so many a second.
+struct Rewriter {
+    pages: usize,
+    pages_per_second: f64,
+    written: u64,
+    began: Instant,
+}
+
+impl Rewriter {
+    const WORDS_PER_PAGE: usize = 4096 / size_of::<u64>();
+
+    fn new(words: usize, percent: u64) -> Self {
+        let pages = words / Self::WORDS_PER_PAGE;
+        Self {
+            pages,
+            pages_per_second: pages as f64 * percent as f64 / 100.0,
+            written: 0,
+            began: Instant::now(),
+        }
+    }
+
+    /// Every page has its turn before one has its second: the stride has no factor in common with any power of two.
+    fn catch_up(&mut self, memory: &mut [u64]) {
+        const STRIDE: u64 = 0x9e37_79b1;
+        let due = (self.began.elapsed().as_secs_f64() * self.pages_per_second) as u64;
+        while self.written < due && self.pages > 0 {
+            let page = self.written.wrapping_mul(STRIDE) as usize % self.pages;
+            let index = page * Self::WORDS_PER_PAGE;
+            memory[index] = std::hint::black_box(word(index as u64));
+            self.written += 1;
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod machine;
 mod measure;
 mod plan;
+mod redis;
 mod report;
 mod stats;
 mod target;
@@ -24,7 +25,7 @@ use crate::{command, e2e, testbed};
 
 use machine::Machine;
 use measure::Measurement;
-use plan::{Pair, Place, Plan};
+use plan::{Load, Pair, Place, Plan};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -52,9 +53,12 @@ pub struct InsideArguments {
 /// What to measure.
 #[derive(clap::Args)]
 struct PlanArguments {
-    /// Sizes of the process's memory, in mebibytes
-    #[arg(long, value_delimiter = ',', default_values_t = [256, 2048])]
+    /// Sizes of the process's memory, in mebibytes; other loads than `plain` have the largest, up to their own limit
+    #[arg(long, value_delimiter = ',', default_values_t = [256, 2048, 8192])]
     mib: Vec<u64>,
+    /// What the processes do
+    #[arg(long, value_delimiter = ',', default_values_t = [Load::Plain, Load::Tree, Load::Dirty1, Load::Dirty10, Load::Redis])]
+    loads: Vec<Load>,
     /// Rounds; each side runs once per round
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -62,7 +66,7 @@ struct PlanArguments {
     #[arg(long, value_delimiter = ',', default_values_t = [Place::Disk, Place::Tmpfs])]
     places: Vec<Place>,
     /// What is compared
-    #[arg(long, value_delimiter = ',', default_values_t = [Pair::DropIn, Pair::Stop, Pair::Live])]
+    #[arg(long, value_delimiter = ',', default_values_t = [Pair::DropIn, Pair::Stop, Pair::Live, Pair::Lazy])]
     pairs: Vec<Pair>,
 }
 
@@ -73,6 +77,7 @@ impl PlanArguments {
         }
         Ok(Plan {
             sizes_mib: self.mib.clone(),
+            loads: self.loads.clone(),
             rounds: self.rounds,
             places: self.places.clone(),
             pairs: self.pairs.clone(),
@@ -86,6 +91,10 @@ impl PlanArguments {
             format!(
                 "--mib={}",
                 join(self.mib.iter().map(u64::to_string).collect())
+            ),
+            format!(
+                "--loads={}",
+                join(self.loads.iter().map(Load::to_string).collect())
             ),
             format!("--rounds={}", self.rounds),
             format!(
@@ -164,6 +173,9 @@ fn write_down(directory: &Path, results: &Results, markdown: &str) -> Result<()>
 /// Measures; runs inside the testbed.
 pub fn run_inside(arguments: &InsideArguments) -> Result<()> {
     let plan = arguments.plan.plan()?;
+    // Restored processes become children of this one, and so do those of a tree whose first process was killed.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .context("cannot take in orphans")?;
     let mut results = Results {
         date: command::stdout(Command::new("date").args(["-u", "+%Y-%m-%d"]))?
             .trim()

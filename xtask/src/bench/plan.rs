@@ -26,6 +26,59 @@ pub enum Pair {
     Stop,
     /// `cryopod checkpoint`, after which the process goes on, and `criu dump --leave-running` followed by a sync
     Live,
+    /// The same by criu's command line, where cryopod stands still like criu; neither syncs
+    LiveDropIn,
+    /// Like `stop`, restored by `cryopod restore --lazy` and `criu restore`, until the process answers
+    Lazy,
+}
+
+impl Pair {
+    /// Whether the process goes on after its checkpoint.
+    pub fn leaves_running(self) -> bool {
+        matches!(self, Pair::Live | Pair::LiveDropIn)
+    }
+
+    /// Whether both sides are used by criu's command line.
+    pub fn is_drop_in(self) -> bool {
+        matches!(self, Pair::DropIn | Pair::LiveDropIn)
+    }
+}
+
+/// What the process does, or the processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// One process that holds memory
+    Plain,
+    /// Eight processes, half of whose memory is shared copy-on-write
+    Tree,
+    /// One process that writes to 1% of its memory every second
+    Dirty1,
+    /// One process that writes to 10% of its memory every second
+    Dirty10,
+    /// Redis with half as much data, and clients that keep it busy
+    Redis,
+}
+
+impl Load {
+    /// The largest size that it is measured with; smaller ones are for trying the benchmark out.
+    fn largest_mib(self) -> u64 {
+        match self {
+            Load::Plain => u64::MAX,
+            Load::Tree | Load::Dirty1 | Load::Dirty10 => 2048,
+            Load::Redis => 1024,
+        }
+    }
+
+    /// What about it is worth a comparison.
+    fn wants(self, pair: Pair) -> bool {
+        match self {
+            Load::Plain | Load::Tree => true,
+            Load::Dirty1 | Load::Dirty10 | Load::Redis => {
+                matches!(pair, Pair::Live | Pair::LiveDropIn)
+            }
+        }
+    }
 }
 
 /// Where the images go.
@@ -42,6 +95,8 @@ pub enum Place {
 pub struct Plan {
     /// Sizes of the process's memory.
     pub sizes_mib: Vec<u64>,
+    /// What the processes do.
+    pub loads: Vec<Load>,
     /// How often each side runs per case.
     pub rounds: u32,
     /// Where the images go.
@@ -57,6 +112,8 @@ pub struct Case {
     pub pair: Pair,
     /// Where the images go.
     pub place: Place,
+    /// What the process does.
+    pub load: Load,
     /// Size of the process's memory.
     pub size_mib: u64,
 }
@@ -77,6 +134,7 @@ impl Plan {
     pub fn warm_up(&self) -> Vec<Run> {
         let small = Plan {
             sizes_mib: vec![1],
+            loads: vec![Load::Plain],
             rounds: 1,
             places: vec![Place::Tmpfs],
             pairs: self.pairs.clone(),
@@ -101,16 +159,29 @@ impl Plan {
 
     fn cases(&self) -> Vec<Case> {
         let mut cases = Vec::new();
-        for &size_mib in &self.sizes_mib {
-            for &place in &self.places {
-                cases.extend(self.pairs.iter().map(|&pair| Case {
-                    pair,
-                    place,
-                    size_mib,
-                }));
+        for &load in &self.loads {
+            for size_mib in self.sizes_of(load) {
+                for &place in &self.places {
+                    let pairs = self.pairs.iter().filter(|&&pair| load.wants(pair));
+                    cases.extend(pairs.map(|&pair| Case {
+                        pair,
+                        place,
+                        load,
+                        size_mib,
+                    }));
+                }
             }
         }
         cases
+    }
+
+    /// All sizes for a plain process; one for the others.
+    fn sizes_of(&self, load: Load) -> Vec<u64> {
+        let largest = self.sizes_mib.iter().copied().max().unwrap_or(0);
+        match load {
+            Load::Plain => self.sizes_mib.clone(),
+            _ => vec![largest.min(load.largest_mib())],
+        }
     }
 }
 
@@ -138,6 +209,12 @@ impl fmt::Display for Place {
     }
 }
 
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&value_name(self))
+    }
+}
+
 impl fmt::Display for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&value_name(self))
@@ -158,12 +235,13 @@ impl fmt::Display for Run {
         let Case {
             pair,
             place,
+            load,
             size_mib,
         } = self.case;
         let round = self.round + 1;
         write!(
             f,
-            "{size_mib} MiB, {place}, {pair}, round {round}, {}",
+            "{load}, {size_mib} MiB, {place}, {pair}, round {round}, {}",
             self.side
         )
     }
@@ -177,6 +255,7 @@ mod tests {
     fn sides_take_turns() {
         let plan = Plan {
             sizes_mib: vec![1, 2],
+            loads: vec![Load::Plain],
             rounds: 2,
             places: vec![Place::Tmpfs],
             pairs: vec![Pair::Stop],
@@ -186,11 +265,35 @@ mod tests {
         assert_eq!(
             runs[..4],
             [
-                "1 MiB, tmpfs, stop, round 1, cryopod",
-                "1 MiB, tmpfs, stop, round 1, criu",
-                "1 MiB, tmpfs, stop, round 2, criu",
-                "1 MiB, tmpfs, stop, round 2, cryopod",
+                "plain, 1 MiB, tmpfs, stop, round 1, cryopod",
+                "plain, 1 MiB, tmpfs, stop, round 1, criu",
+                "plain, 1 MiB, tmpfs, stop, round 2, criu",
+                "plain, 1 MiB, tmpfs, stop, round 2, cryopod",
             ]
         );
+    }
+
+    #[test]
+    fn loads_have_one_size_and_what_is_worth_it() {
+        let plan = Plan {
+            sizes_mib: vec![256, 8192],
+            loads: vec![Load::Plain, Load::Tree, Load::Redis],
+            rounds: 1,
+            places: vec![Place::Disk],
+            pairs: vec![Pair::Stop, Pair::Live],
+        };
+        let cases: Vec<(Load, u64, Pair)> = (plan.cases().iter())
+            .map(|case| (case.load, case.size_mib, case.pair))
+            .collect();
+        let expected = [
+            (Load::Plain, 256, Pair::Stop),
+            (Load::Plain, 256, Pair::Live),
+            (Load::Plain, 8192, Pair::Stop),
+            (Load::Plain, 8192, Pair::Live),
+            (Load::Tree, 2048, Pair::Stop),
+            (Load::Tree, 2048, Pair::Live),
+            (Load::Redis, 1024, Pair::Live),
+        ];
+        assert_eq!(cases, expected);
     }
 }

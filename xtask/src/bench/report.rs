@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::Results;
 use super::measure::Measurement;
 use super::plan::{Case, Side};
+use super::redis::Latency;
 
 /// Microseconds out of a measurement.
 type Pick = fn(&Measurement) -> u64;
@@ -14,6 +15,7 @@ const COLUMNS: &[(&str, Pick)] = &[
     ("frozen", |m| m.frozen_time_us),
     ("checkpoint", |m| m.checkpoint_time_us),
     ("restore", |m| m.restore_time_us),
+    ("restore, until it answers", |m| m.answer_time_us),
 ];
 
 /// Writes the summary.
@@ -44,6 +46,15 @@ const PAIRS: &[(&str, &str)] = &[
         "live",
         "`cryopod checkpoint`, after which the process goes on, and `criu dump --leave-running` followed by `sync -f`.",
     ),
+    (
+        "live-drop-in",
+        "`cryopod criu dump --leave-running`, which stands still as criu does, and `criu dump --leave-running`; neither \
+         syncs.",
+    ),
+    (
+        "lazy",
+        "As `stop`, but for `cryopod restore --lazy`; what counts is how soon the process answers.",
+    ),
 ];
 
 fn heading(results: &Results) -> String {
@@ -62,9 +73,11 @@ fn heading(results: &Results) -> String {
     format!(
         "# cryopod and criu, {}\n\n\
          {} and criu {}; {}, {} processors, {} MiB of memory, Linux {}, transparent huge pages: {}; {}.\n\
-         One process with incompressible private memory, restored from a disk whose cache is cold (tmpfs \
+         `plain`: one process with incompressible private memory; `tree`: 8 processes, half of whose memory is shared \
+         copy-on-write; `dirty1`, `dirty10`: one process that writes to 1% or 10% of its memory every second; `redis`: under \
+         load by 4 clients for cryopod, idle for criu, which cannot checkpoint TCP sockets on this kernel. Restored from a disk whose cache is cold (tmpfs \
          is memory). Medians of {rounds} rounds, the sides taking turns; in brackets the smallest and the largest. A ratio above 1 is cryopod's \
-         advantage. \"Frozen\" is what each side reports itself, \"checkpoint\" and \"restore\" are the commands' wall \
+         advantage; own memory is the most that a command of the side had, looked at every 2 ms. \"Frozen\" is what each side reports itself, \"checkpoint\" and \"restore\" are the commands' wall \
          times. The raw numbers lie beside this file.\n",
         results.date,
         machine.cryopod,
@@ -91,7 +104,8 @@ fn cases<'a>(results: &'a Results, pair: &str) -> BTreeMap<Case, Vec<&'a Measure
 
 fn table(cases: &BTreeMap<Case, Vec<&Measurement>>) -> String {
     let mut text =
-        "| size | place | | cryopod ms | criu ms | ratio |\n|---|---|---|---|---|---|\n".to_owned();
+        "| load | size | place | | cryopod ms | criu ms | ratio |\n|---|---|---|---|---|---|---|\n"
+            .to_owned();
     for (case, measurements) in cases {
         for (name, pick) in COLUMNS {
             let times = |side| -> Vec<u64> {
@@ -102,15 +116,70 @@ fn table(cases: &BTreeMap<Case, Vec<&Measurement>>) -> String {
             let ratio = median(&theirs) / median(&ours).max(1.0);
             let _ = writeln!(
                 text,
-                "| {} MiB | {} | {name} | {} | {} | {ratio:.2} |",
+                "| {} | {} MiB | {} | {name} | {} | {} | {ratio:.2} |",
+                case.load,
                 case.size_mib,
                 case.place,
                 cell(&ours),
                 cell(&theirs)
             );
         }
+        let _ = writeln!(text, "{}", own_memory(case, measurements));
+        text.push_str(&latencies(case, measurements));
     }
     text
+}
+
+/// The most memory of each side's own, and what its checkpoints take.
+fn own_memory(case: &Case, measurements: &[&Measurement]) -> String {
+    let largest = |side, pick: Pick| {
+        let of_side = measurements.iter().filter(|m| m.side == side);
+        of_side.map(|m| pick(m) >> 20).max().unwrap_or(0)
+    };
+    let both = |pick: Pick| (largest(Side::Cryopod, pick), largest(Side::Criu, pick));
+    let ((our_memory, their_memory), (our_size, their_size)) =
+        (both(|m| m.own_memory_bytes), both(|m| m.size_bytes));
+    let Case {
+        load,
+        size_mib,
+        place,
+        ..
+    } = case;
+    format!(
+        "| {load} | {size_mib} MiB | {place} | own memory, MiB | {our_memory} | {their_memory} | |\n\
+         | {load} | {size_mib} MiB | {place} | on disk, MiB | {our_size} | {their_size} | |"
+    )
+}
+
+/// How long a server took to answer during cryopod's checkpoints.
+fn latencies(case: &Case, measurements: &[&Measurement]) -> String {
+    let all: Vec<Latency> = measurements.iter().filter_map(|m| m.latency).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    let Case {
+        load,
+        size_mib,
+        place,
+        ..
+    } = case;
+    let of = |pick: fn(&Latency) -> u64| cell(&all.iter().map(pick).collect::<Vec<u64>>());
+    let rows = [
+        ("p99 of answers before", of(|one| one.p99_before_us)),
+        (
+            "p99 of answers during the checkpoint",
+            of(|one| one.p99_during_us),
+        ),
+        (
+            "longest answer during the checkpoint",
+            of(|one| one.longest_us),
+        ),
+    ];
+    rows.iter()
+        .map(|(name, cell)| {
+            format!("| {load} | {size_mib} MiB | {place} | {name} | {cell} | | |\n")
+        })
+        .collect()
 }
 
 /// `MEDIAN (SMALLEST-LARGEST)` in milliseconds.
@@ -140,7 +209,7 @@ fn median(values: &[u64]) -> f64 {
 mod tests {
     use super::*;
     use crate::bench::machine::Machine;
-    use crate::bench::plan::{Pair, Place};
+    use crate::bench::plan::{Load, Pair, Place};
 
     #[test]
     fn medians() {
@@ -155,6 +224,7 @@ mod tests {
             case: Case {
                 pair: Pair::Stop,
                 place: Place::Disk,
+                load: Load::Plain,
                 size_mib: 256,
             },
             round: 0,
@@ -163,7 +233,10 @@ mod tests {
             checkpoint_time_us: time * 2,
             sync_time_us: 0,
             restore_time_us: time * 3,
+            answer_time_us: time * 3,
             size_bytes: 1,
+            own_memory_bytes: 5 << 20,
+            latency: None,
         };
         let results = Results {
             date: "2026-01-31".to_owned(),
@@ -184,11 +257,14 @@ mod tests {
         };
         let text = markdown(&results);
         assert!(
-            text.contains("| 256 MiB | disk | frozen | 1.0 (1.0-1.0) | 4.0 (4.0-4.0) | 4.00 |"),
+            text.contains(
+                "| plain | 256 MiB | disk | frozen | 1.0 (1.0-1.0) | 4.0 (4.0-4.0) | 4.00 |"
+            ),
             "{text}"
         );
+        assert!(text.contains("| plain | 256 MiB | disk | own memory, MiB | 5 | 5 | |"));
         assert!(
-            text.contains("| 256 MiB | disk | restore | 3.0 (3.0-3.0) |"),
+            text.contains("| plain | 256 MiB | disk | restore | 3.0 (3.0-3.0) |"),
             "{text}"
         );
         assert!(!text.contains("## live"));
