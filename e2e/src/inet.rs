@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::harness::scene::survives;
-use crate::harness::{Context, Program, Scene, Test};
+use crate::harness::{Context, Program, Scene, Test, poll};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -39,6 +40,9 @@ pub fn tests() -> Vec<Test> {
         }),
         Test::new("inet::connection_that_is_dropped", drops_a_connection),
         Test::new("inet::connection_without_an_option", refuses_a_connection),
+        Test::new("inet::busy_server_left_running", |c| busy_server(c, false)),
+        Test::new("inet::busy_server_that_is_ended", |c| busy_server(c, true)),
+        Test::new("inet::connection_that_nobody_accepts", nobody_accepts),
     ]
 }
 
@@ -191,4 +195,99 @@ fn refuses_a_connection(context: &Context) -> Result<()> {
     scene.await_file("done")?;
     scene.content()?;
     peer.finish().map(drop)
+}
+
+/// Clients at a time of a server that takes one after the other.
+const CALLERS: usize = 6;
+/// Checkpoints of it.
+const ROUNDS: usize = 8;
+
+/// Connects, says something, and hears the answer and the end. `Ok(false)` when nobody listens.
+fn call(port: u16) -> Result<bool> {
+    let mut stream = match TcpStream::connect(("127.0.0.1", port)) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(false),
+        connected => connected.context("connect")?,
+    };
+    stream.set_read_timeout(Some(poll::PATIENCE))?;
+    stream.write_all(b"a").context("write")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("read")?;
+    ensure!(answer == b"b", "the answer is {answer:?}");
+    Ok(true)
+}
+
+/// Connections come and go all the time, so that one waits to be accepted at nearly every moment. Checkpoints are taken
+/// all the same, and whoever got a connection gets an answer, also where the server is ended and restored.
+fn busy_server(context: &Context, ends: bool) -> Result<()> {
+    context.cryopod()?;
+    let program = kept(Program::native("busy_server"));
+    let mut scene = Scene::start(context, program)?;
+    let port = scene.file("port").context("no port")?.trim().parse()?;
+    let stop = AtomicBool::new(false);
+    let served = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    while !stop.load(Ordering::Relaxed) {
+                        if call(port)? {
+                            served.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let done = disturb(&mut scene, &served, ends);
+        stop.store(true, Ordering::Relaxed);
+        for caller in callers {
+            caller
+                .join()
+                .map_err(|_| anyhow!("a caller panicked"))?
+                .context("a caller")?;
+        }
+        done
+    })?;
+    scene.finish()
+}
+
+fn disturb(scene: &mut Scene, served: &AtomicU64, ends: bool) -> Result<()> {
+    for round in 0..ROUNDS {
+        let before = served.load(Ordering::Relaxed);
+        poll::until_true("calls to be answered", || {
+            served.load(Ordering::Relaxed) > before + 20
+        })
+        .with_context(|| format!("round {round}"))?;
+        if scene.context.without_checkpoint {
+            continue;
+        }
+        let reference = format!("target:round{round}");
+        if ends {
+            scene.checkpoint_and_stop(&reference)?;
+            scene.restore(&reference)?;
+        } else {
+            scene.checkpoint(&reference)?;
+        }
+    }
+    Ok(())
+}
+
+/// A connection that stays in the queue is in the way, and is not harmed.
+fn nobody_accepts(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let scene = Scene::start(context, Program::native("busy_server").arg("later"))?;
+    let port: u16 = scene.file("port").context("no port")?.trim().parse()?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"a")?;
+    let root = scene.root.to_string();
+    let refused = scene
+        .cryopod
+        .fails("unsupported", &["checkpoint", &root, "target:never"])?;
+    refused.says("wait to be accepted")?.says("--skip-in-flight")?;
+    scene.checkpoint_with("target:without", &["--skip-in-flight"])?;
+    scene.tell_to_go()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer == b"b", "the answer is {answer:?}");
+    scene.finish()
 }

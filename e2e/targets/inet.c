@@ -247,3 +247,40 @@ TARGET(multicast) {
     reaches(sender, choosy, &to, "choosy");
     return done();
 }
+
+/* Answers one call: a byte comes, the next one goes back. */
+static void answer(int listener) {
+    int served = accept(listener, NULL, NULL);
+    char byte = 0;
+    if (served == -1) {
+        CHECK(errno == EAGAIN);
+        return;
+    }
+    EQUAL(recv(served, &byte, 1, MSG_WAITALL), 1);
+    byte++;
+    EQUAL(send(served, &byte, 1, MSG_NOSIGNAL), 1);
+    close(served);
+}
+
+/* A server that takes one connection after the other; with an argument only when everything is over, and one. */
+TARGET(busy_server) {
+    int listener = bound(AF_INET, SOCK_STREAM, SOCK_NONBLOCK);
+    MUST(listen(listener, 64));
+    FILE *file = fopen(in_directory("port"), "w");
+    ASSURE(file != NULL);
+    fprintf(file, "%d\n", ntohs(name_of(listener).v4.sin_port));
+    fclose(file);
+    ready();
+    bool later = argc > 1;
+    struct pollfd asked = {.fd = listener, .events = POLLIN};
+    while (!go())
+        if (later)
+            pause_ms(1);
+        else if (poll(&asked, 1, 10) > 0)
+            answer(listener);
+    if (later) {
+        EQUAL(poll(&asked, 1, 10000), 1);
+        answer(listener);
+    }
+    return done();
+}

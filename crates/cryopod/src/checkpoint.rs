@@ -109,7 +109,7 @@ pub fn checkpoint(
     // From here on two guards undo everything: dropping `staging` deletes it, dropping `frozen` lets the target go.
     let staging = store.stage()?;
     let set = SetWriter::create(&staging.images())?;
-    let frozen = Frozen::freeze(root, cancel)?;
+    let frozen = cryopod_engine::freeze_for_dump(root, &dump_options.tcp, cancel)?;
     let freezing_time = frozen.since().elapsed();
     let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let held = Held::let_go(frozen, options.stop || snapshot.needs_tree());

@@ -100,7 +100,7 @@ pub fn dump_dir(
         kind != Kind::StatsDump && kind != Kind::StatsRestore
     })?;
     let set = SetWriter::create(images)?.cached();
-    let frozen = Frozen::freeze(root, cancel)?;
+    let frozen = cryopod_engine::freeze_for_dump(root, &dump_options.tcp, cancel)?;
     let freezing_time = frozen.since().elapsed();
     let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
     let mut dumped = snapshot.write_memory(progress, cancel)?;

@@ -14,6 +14,7 @@ use cryopod_sys::{Errno, process};
 
 use crate::dump::Held;
 use crate::error::{Context, Error, Result};
+use crate::net::lock::Lock;
 use crate::proc::{self, stat};
 use crate::progress::Cancel;
 use crate::remote::COPY_EXIT_CODE;
@@ -74,6 +75,8 @@ pub struct Frozen {
     since: Instant,
     /// Connections that are locked while it stands still.
     held: RefCell<Held>,
+    /// Keeps its listening sockets shut until its connections are unlocked.
+    doors: RefCell<Option<Lock>>,
 }
 
 impl Frozen {
@@ -104,6 +107,7 @@ impl Frozen {
             seized: BTreeMap::new(),
             since: Instant::now(),
             held: RefCell::default(),
+            doors: RefCell::default(),
         };
         loop {
             let found = frozen.pass(patience, cancel)?;
@@ -132,6 +136,16 @@ impl Frozen {
         &self.processes
     }
 
+    /// The pids by which its living processes are asked; also those of threads, of processes whose first thread has ended.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let living = self.processes.iter().filter(|one| !one.zombie);
+        let pids = living.flat_map(|one| {
+            let reader = one.leader_ended.then(|| one.reader());
+            std::iter::once(one.pid).chain(reader)
+        });
+        pids.collect()
+    }
+
     /// Since when the tree stands still: the first interrupt.
     pub fn since(&self) -> Instant {
         self.since
@@ -142,9 +156,15 @@ impl Frozen {
         self.held.replace(held);
     }
 
+    /// Keeps listening sockets shut for as long.
+    pub(crate) fn keep_shut(&self, doors: Option<Lock>) {
+        self.doors.replace(doors);
+    }
+
     /// Unlocks the connections while the tree still stands.
     pub fn unlock(&self) {
         self.held.take();
+        self.doors.take();
     }
 
     /// Lets the tree go. Returns how long it stood still.
@@ -183,6 +203,7 @@ impl Frozen {
             seized: BTreeMap::new(),
             since: Instant::now(),
             held: RefCell::default(),
+            doors: RefCell::default(),
         };
         held.seize(pid, pid)?;
         held.await_stops(Duration::from_millis(500), &Cancel::default())?;

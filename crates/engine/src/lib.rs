@@ -33,7 +33,7 @@ mod tests;
 pub use cgroups::{CgroupOptions, CgroupRoot, ManageCgroups};
 pub use dump::{
     Connections, DumpOptions, DumpReport, Freeze, FreezeChoice, NetworkLock, ProcessSummary,
-    Snapshot, TcpOptions, dump,
+    Snapshot, TcpOptions, dump, freeze_for_dump,
 };
 pub use error::{Error, ErrorKind, Result, Unsupported};
 pub use freeze::Frozen;

@@ -7,6 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use cryopod_image::criu::FdTypes;
 
@@ -38,23 +39,25 @@ const NAMESPACES: [&str; 10] = [
     "uts",
 ];
 
-/// How often something in the way has to be found.
-const LOOKS: u32 = 5;
+/// How often something in the way has to be found, and how long after the look before.
+const PAUSES: [Duration; 4] = [0, 10, 40, 100].map(Duration::from_millis);
 
 /// Looks for everything that stands in the way of a checkpoint of `root` and all its descendants.
 ///
 /// A running tree is never seen as it is at any one moment: a descriptor may lead to a process, or to a socket, that
-/// came after the list of them was made. So only what is found again and again counts.
+/// came after the list of them was made; and some things are in the way for a moment, such as a connection that is about
+/// to be accepted. So only what is found again and again counts.
 ///
 /// # Errors
 ///
 /// [`Error::NoProcess`] when there is no `root`; [`Error::Unsupported`] with all that was found.
 pub fn survey(root: i32, options: &DumpOptions) -> Result<()> {
     let mut found = look(root, options)?;
-    for _ in 1..LOOKS {
+    for pause in PAUSES {
         if found.is_empty() {
             break;
         }
+        std::thread::sleep(pause);
         let again = look(root, options)?;
         found.retain(|one| again.contains(one));
     }

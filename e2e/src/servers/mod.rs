@@ -24,10 +24,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
-use serde_json::Value;
 
 use self::load::{Client, Load, Tally, Trouble};
-use crate::harness::{Context, Program, Scene, Test, poll, processes};
+use crate::harness::{Context, Program, Scene, Test, processes};
 
 /// Clients of a server at a time.
 const CLIENTS: usize = 4;
@@ -176,15 +175,6 @@ fn verify_and_end(scene: Scene, server: &dyn Server, port: u16, tally: &Tally) -
     Ok(())
 }
 
-/// Takes a checkpoint. It is refused while a client's connection waits to be accepted, which is a moment; the server goes
-/// on, and is asked again.
-fn patiently(mut take: impl FnMut() -> Result<Value>) -> Result<Value> {
-    poll::until("no connection to wait to be accepted", || match take() {
-        Err(error) if format!("{error:#}").contains("wait to be accepted") => Ok(None),
-        taken => taken.map(Some),
-    })
-}
-
 fn put_through(scene: &mut Scene, load: &Load, way: Way) -> Result<()> {
     load.advance(STEPS).context("before anything happened")?;
     if scene.context.without_checkpoint {
@@ -194,14 +184,15 @@ fn put_through(scene: &mut Scene, load: &Load, way: Way) -> Result<()> {
     if way == Way::LeftRunning {
         for round in 0..ROUNDS {
             let reference = format!("server:round{round}");
-            patiently(|| scene.checkpoint_with(&reference, options))?;
+            scene.checkpoint_with(&reference, options)?;
             load.advance(STEPS)
                 .with_context(|| format!("after checkpoint {round}"))?;
         }
         return Ok(());
     }
     for round in ["server:first", "server:second"] {
-        patiently(|| scene.checkpoint_and_stop_with(round, options))
+        scene
+            .checkpoint_and_stop_with(round, options)
             .with_context(|| round.to_owned())?;
         scene
             .restore_with(round, options)

@@ -251,9 +251,8 @@ impl Client for Pgbench {
                 if let Some(mut errors) = child.stderr.take() {
                     errors.read_to_string(&mut words)?;
                 }
-                // It connects in each step. The kernel still completes connections to a server that stands still and is
-                // about to be ended, and resets them then: whoever comes in that moment has none yet.
-                Err(if words.contains("could not create connection") {
+                // It connects in each step.
+                Err(if words.contains("Connection refused") {
                     Trouble::Refused(words)
                 } else {
                     Trouble::Lost(format!("pgbench: {status}: {words}"))

@@ -8,13 +8,12 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
+use cryopod_sys::socket;
 use cryopod_sys::tcp::{self, Repair};
-use cryopod_sys::{process, socket};
 
-use super::files::sockets::inet;
+use super::files::sockets::{self, inet};
 use crate::error::{Context, Result};
 use crate::net::lock::{self, Connection, Lock};
-use crate::proc;
 
 /// What becomes of TCP connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,14 +81,7 @@ impl Held {
     }
 
     fn gather(&mut self, pid: i32, known: &mut HashSet<u64>) -> Result<()> {
-        let pidfd = process::pidfd_open(pid).task("open it (pidfd_open)", pid)?;
-        for fd in proc::numbers(pid, "fd")? {
-            let link = proc::read_link(pid, &format!("fd/{fd}"))?;
-            if !link.as_os_str().as_encoded_bytes().starts_with(b"socket:[") {
-                continue;
-            }
-            let file = process::pidfd_getfd(pidfd.as_fd(), fd);
-            let file = file.fd("duplicate it (pidfd_getfd)", pid, fd)?;
+        sockets::each(pid, |fd, file| {
             let ends =
                 socket::kind(file.as_fd()).and_then(|kind| inet::connection(file.as_fd(), &kind));
             if let Some(ends) = ends.fd("ask what it is connected to", pid, fd)? {
@@ -99,8 +91,8 @@ impl Held {
                     self.sockets.push(file);
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The id that the images shall have, if connections are locked.

@@ -9,6 +9,7 @@
 //! - `mappings`: address spaces, with their `guards` and `aio` rings; `memory`: their contents; `shmem`: memory that processes share
 //! - `files`: descriptors
 //! - `ipc`: shared memory, semaphores and message queues of System V
+//! - `connections`: what becomes of those of TCP; `listeners`: of those that wait to be accepted
 //! - `ids`: which processes share which kernel objects; `cgroups`; `inventory`
 
 pub(crate) mod aio;
@@ -20,6 +21,7 @@ pub(crate) mod guards;
 pub(crate) mod ids;
 mod inventory;
 pub(crate) mod ipc;
+mod listeners;
 pub(crate) mod mappings;
 mod memory;
 mod process;
@@ -38,6 +40,7 @@ use std::path::PathBuf;
 use cryopod_image::SetWriter;
 
 pub use connections::{Connections, Held, NetworkLock, TcpOptions};
+pub use listeners::freeze_for_dump;
 pub use report::{DumpReport, ProcessSummary};
 
 use crate::cgroups::CgroupOptions;
@@ -166,15 +169,7 @@ pub fn dump<'s>(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Snapshot<'s>> {
-    let pids: Vec<i32> = frozen
-        .processes()
-        .iter()
-        .filter(|one| !one.zombie)
-        .flat_map(|one| {
-            let reader = one.leader_ended.then(|| one.reader());
-            std::iter::once(one.pid).chain(reader)
-        })
-        .collect();
+    let pids = frozen.pids();
     let held = Held::lock(&pids, &options.tcp)?;
     let run_id = held.run_id().map(str::to_owned);
     frozen.hold(held);

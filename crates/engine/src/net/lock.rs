@@ -3,13 +3,15 @@
 //! While a connection is read or put together, its peer must not notice: a packet that found no socket would be answered
 //! with a reset, and one that came between two reads would be lost. The lock is a table of nf_tables (`nftables`) whose
 //! name criu would look for as well, so that each can unlock what the other has locked.
+//!
+//! Listening sockets can be shut: who wants to connect is not heard, and tries again after a second.
 
 use cryopod_sys::Errno;
 use rustix::net::netlink as protocols;
 
 use super::address::on_the_wire;
 use super::netlink::Netlink;
-use super::nftables::{self, Direction, Life};
+use super::nftables::{self, Direction, Door, Life};
 use crate::error::{Error, Result};
 
 /// A connection: its two ends.
@@ -50,6 +52,16 @@ impl Lock {
         Ok(Self {
             _owner: make(name, Life::WithOwner, connections)?,
         })
+    }
+
+    /// Shuts listening sockets.
+    pub fn shut(name: &str, doors: &[Door]) -> Result<Self> {
+        let mut owner = open()?;
+        let messages = nftables::shut(name, Life::WithOwner, doors, || owner.next_sequence());
+        owner
+            .batch(&messages)
+            .map_err(|source| failed("shut listening sockets (nf_tables)", source))?;
+        Ok(Self { _owner: owner })
     }
 }
 

@@ -18,6 +18,18 @@
 //!     chain output { type filter hook output priority filter; ... }
 //! }
 //! ```
+//!
+//! Another table turns away who wants to connect: it drops the first segment of a connection (SYN alone) at listening
+//! sockets. Whoever sent it sends it again after a second.
+//!
+//! ```text
+//! table inet NAME {
+//!     chain input {
+//!         type filter hook input priority filter;
+//!         meta l4proto tcp ip daddr ADDRESS tcp dport PORT tcp flags & (fin | syn | rst | ack) == syn drop
+//!     }
+//! }
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -39,6 +51,11 @@ const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENTS: u16 = 12;
+
+/// `NF_INET_LOCAL_IN`.
+const LOCAL_IN: u32 = 1;
+/// `NF_INET_LOCAL_OUT`.
+const LOCAL_OUT: u32 = 3;
 
 /// `NFT_REG32_00`, the first of sixteen registers of four bytes.
 const FIRST_REGISTER: u32 = 8;
@@ -67,15 +84,7 @@ pub fn create(
     directions: &[Direction],
     mut sequence: impl FnMut() -> u32,
 ) -> Vec<Message> {
-    const FLAG_OWNER: u32 = 2;
-    let flags = match life {
-        Life::WithOwner => FLAG_OWNER,
-        Life::UntilDeleted => 0,
-    };
-    let table_attributes = Attributes::default()
-        .with_text(1, table)
-        .with_number(2, flags);
-    let mut bodies = vec![(NEW_TABLE, CREATE | EXCLUSIVE, table_attributes)];
+    let mut bodies = vec![new_table(table, life)];
     for set in &SETS {
         bodies.push((NEW_SET, CREATE, set.definition(table)));
         let members: Vec<&Direction> = directions
@@ -86,8 +95,7 @@ pub fn create(
             bodies.push((NEW_ELEMENTS, CREATE, set.elements(table, some)));
         }
     }
-    // NF_INET_LOCAL_IN and NF_INET_LOCAL_OUT.
-    for (name, hook) in [("input", 1), ("output", 3)] {
+    for (name, hook) in [("input", LOCAL_IN), ("output", LOCAL_OUT)] {
         bodies.push((NEW_CHAIN, CREATE, chain(table, name, hook)));
         bodies.push((NEW_RULE, CREATE | APPEND, rule(table, name, &pass_marked())));
         for set in &SETS {
@@ -101,14 +109,59 @@ pub fn create(
     batch(bodies, &mut sequence)
 }
 
+/// Where somebody listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Door {
+    /// The address, as it is on the wire; the unspecified one stands for all of its family.
+    pub address: SocketAddr,
+    /// Whether those of the other family come here as well.
+    pub both_families: bool,
+}
+
+/// The messages that make a table which turns away whoever wants to connect to one of `doors`.
+pub fn shut(
+    table: &str,
+    life: Life,
+    doors: &[Door],
+    mut sequence: impl FnMut() -> u32,
+) -> Vec<Message> {
+    const CHAIN: &str = "input";
+    let mut bodies = vec![
+        new_table(table, life),
+        (
+            NEW_CHAIN,
+            CREATE,
+            chain(table, CHAIN, LOCAL_IN),
+        ),
+    ];
+    for door in doors {
+        bodies.push((NEW_RULE, CREATE | APPEND, rule(table, CHAIN, &door.turn_away())));
+    }
+    batch(bodies, &mut sequence)
+}
+
 /// The messages that delete a table.
 pub fn delete(table: &str, mut sequence: impl FnMut() -> u32) -> Vec<Message> {
     let name = Attributes::default().with_text(1, table);
     batch(vec![(DELETE_TABLE, 0, name)], &mut sequence)
 }
 
+type Body = (u16, u16, Attributes);
+
+fn new_table(table: &str, life: Life) -> Body {
+    const FLAG_OWNER: u32 = 2;
+    let flags = match life {
+        Life::WithOwner => FLAG_OWNER,
+        Life::UntilDeleted => 0,
+    };
+    let attributes = Attributes::default()
+        .with_text(1, table)
+        .with_number(2, flags);
+    (NEW_TABLE, CREATE | EXCLUSIVE, attributes)
+}
+
 /// Frames messages as one transaction; the last of them is acknowledged.
-fn batch(bodies: Vec<(u16, u16, Attributes)>, sequence: &mut impl FnMut() -> u32) -> Vec<Message> {
+fn batch(bodies: Vec<Body>, sequence: &mut impl FnMut() -> u32) -> Vec<Message> {
     let mut frame = |kind, flags, family, resource: u16, attributes: Vec<u8>| Message {
         kind,
         flags: REQUEST | flags,
@@ -151,12 +204,45 @@ fn rule(table: &str, chain: &str, expressions: &[Expression]) -> Attributes {
 
 type Expression = (&'static str, Attributes);
 
+/// `NFT_META_MARK`, `NFT_META_NFPROTO` and `NFT_META_L4PROTO`.
+const KEY_MARK: u32 = 3;
+const KEY_FAMILY: u32 = 15;
+const KEY_PROTOCOL: u32 = 16;
+/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// `NF_DROP` and `NF_ACCEPT`.
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+
 /// Something about the packet into a register.
 fn meta(key: u32) -> Expression {
     let data = Attributes::default()
         .with_number(1, FIRST_REGISTER)
         .with_number(2, key);
     ("meta", data)
+}
+
+/// Bytes of a header into registers.
+fn payload(register: u32, header: u32, offset: u32, bytes: u32) -> Expression {
+    let data = Attributes::default()
+        .with_number(1, register)
+        .with_number(2, header)
+        .with_number(3, offset)
+        .with_number(4, bytes);
+    ("payload", data)
+}
+
+/// Leaves of the first register, of one byte, only these bits.
+fn masked(bits: u8) -> Expression {
+    let value = |byte: u8| Attributes::default().with(1, &[byte]);
+    let data = Attributes::default()
+        .with_number(1, FIRST_REGISTER)
+        .with_number(2, FIRST_REGISTER)
+        .with_number(3, 1)
+        .with_nested(4, &value(bits))
+        .with_nested(5, &value(0));
+    ("bitwise", data)
 }
 
 /// Goes on only if the first register has this value.
@@ -180,9 +266,38 @@ fn verdict(code: u32) -> Expression {
 
 /// meta mark 0xc114 accept
 fn pass_marked() -> Vec<Expression> {
-    const KEY_MARK: u32 = 3;
-    const ACCEPT: u32 = 1;
     vec![meta(KEY_MARK), equals(&MARK.to_ne_bytes()), verdict(ACCEPT)]
+}
+
+impl Door {
+    /// meta l4proto tcp ip daddr ADDRESS tcp dport PORT tcp flags & (fin | syn | rst | ack) == syn drop
+    fn turn_away(&self) -> Vec<Expression> {
+        const FLAGS_AT: u32 = 13;
+        const FIN: u8 = 0x01;
+        const SYN: u8 = 0x02;
+        const RST: u8 = 0x04;
+        const ACK: u8 = 0x10;
+        let set = &SETS[usize::from(self.address.is_ipv6())];
+        let mut expressions = vec![meta(KEY_PROTOCOL), equals(&[libc::IPPROTO_TCP as u8])];
+        if !self.both_families {
+            expressions.extend([meta(KEY_FAMILY), equals(&[set.family])]);
+        }
+        if !self.address.ip().is_unspecified() {
+            expressions.extend([
+                payload(FIRST_REGISTER, NETWORK, set.destination_offset, set.address_bytes),
+                equals(&octets(self.address.ip())),
+            ]);
+        }
+        expressions.extend([
+            payload(FIRST_REGISTER, TRANSPORT, 2, 2),
+            equals(&self.address.port().to_be_bytes()),
+            payload(FIRST_REGISTER, TRANSPORT, FLAGS_AT, 1),
+            masked(FIN | SYN | RST | ACK),
+            equals(&[SYN]),
+            verdict(DROP),
+        ]);
+        expressions
+    }
 }
 
 /// A set of connections of one family.
@@ -254,11 +369,6 @@ impl Set {
 
     /// The key of a packet is gathered in registers behind one another, and looked up.
     fn drop_members(&self) -> Vec<Expression> {
-        const KEY_FAMILY: u32 = 15;
-        const KEY_PROTOCOL: u32 = 16;
-        const NETWORK: u32 = 1;
-        const TRANSPORT: u32 = 2;
-        const DROP: u32 = 0;
         let tcp = libc::IPPROTO_TCP as u8;
         let parts = [
             (NETWORK, self.source_offset, self.address_bytes),
@@ -274,12 +384,7 @@ impl Set {
         ];
         let mut register = FIRST_REGISTER;
         for (header, offset, bytes) in parts {
-            let data = Attributes::default()
-                .with_number(1, register)
-                .with_number(2, header)
-                .with_number(3, offset)
-                .with_number(4, bytes);
-            expressions.push(("payload", data));
+            expressions.push(payload(register, header, offset, bytes));
             register += bytes.div_ceil(4);
         }
         let lookup = Attributes::default()
@@ -293,13 +398,17 @@ impl Set {
 
 /// Address and port as they come to lie in registers.
 fn key(end: SocketAddr) -> Vec<u8> {
-    let mut key = match end.ip() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
+    let mut key = octets(end.ip());
     key.extend(end.port().to_be_bytes());
     key.extend([0, 0]);
     key
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -332,6 +441,19 @@ mod tests {
         assert_eq!(acknowledged, [messages.len() - 2]);
         assert_eq!(messages[0].kind, BATCH_BEGIN);
         assert_eq!(messages.last().unwrap().kind, BATCH_END);
+    }
+
+    #[test]
+    fn doors_are_as_wide_as_their_listeners() {
+        let names = |address: &str, both_families| {
+            let address = address.parse().unwrap();
+            let door = Door { address, both_families };
+            door.turn_away().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+        };
+        let end = "payload cmp payload bitwise cmp immediate";
+        assert_eq!(names("[::]:80", true), format!("meta cmp {end}"));
+        assert_eq!(names("0.0.0.0:80", false), format!("meta cmp meta cmp {end}"));
+        assert_eq!(names("[::1]:80", false), format!("meta cmp meta cmp payload cmp {end}"));
     }
 
     #[test]

@@ -28,6 +28,20 @@ pub fn is_tcp(kind: &SocketKind) -> bool {
         && kind.protocol == IPPROTO_TCP
 }
 
+/// Whether a socket is one that may listen: of TCP, or of MPTCP.
+pub fn is_stream(kind: &SocketKind) -> bool {
+    matches!(kind.family, libc::AF_INET | libc::AF_INET6)
+        && kind.kind == SOCK_STREAM
+        && matches!(kind.protocol, IPPROTO_TCP | libc::IPPROTO_MPTCP)
+}
+
+/// How many connections wait to be accepted at a socket.
+pub fn waiting(fd: BorrowedFd<'_>) -> SysResult<u32> {
+    let info = tcp::info(fd)?;
+    let is_listening = info.state == state::LISTEN;
+    Ok(if is_listening { info.unacked } else { 0 })
+}
+
 /// The two ends of a TCP connection, also of one that has ended; `None` for other sockets.
 pub fn connection(
     fd: BorrowedFd<'_>,
@@ -58,16 +72,12 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
 }
 
 fn tcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Option<String> {
-    let info = tcp::info(fd).ok()?;
-    if info.state == state::LISTEN {
-        let waiting = info.unacked != 0 && !wanted.skip_in_flight;
-        return waiting.then(|| {
-            format!(
-                "{} connection(s) wait to be accepted (--skip-in-flight leaves them behind)",
-                info.unacked
-            )
-        });
+    if !wanted.skip_in_flight && waiting(fd).ok()? > 0 {
+        // Without their number: it differs from one look of the survey to the next.
+        let what = "connections wait to be accepted (--skip-in-flight leaves them behind)";
+        return Some(what.to_owned());
     }
+    let info = tcp::info(fd).ok()?;
     let (local, peer) = connection(fd, kind).ok()??;
     let name = format!("connection {local} to {peer} ({})", state_name(info.state));
     match info.state {

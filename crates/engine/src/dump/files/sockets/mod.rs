@@ -22,7 +22,7 @@ use super::seen::Seen;
 use super::{Description, outlook, refuse};
 use crate::dump::files::kind::Kind;
 use crate::dump::{Connections, DumpOptions, TcpOptions};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::proc;
 
 /// What a descriptor of a process is as a socket; `None` where it cannot be asked.
@@ -34,6 +34,19 @@ pub fn ask(pid: i32, fd: i32) -> Option<SocketKind> {
 fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
     let pidfd = process::pidfd_open(pid).ok()?;
     process::pidfd_getfd(pidfd.as_fd(), fd).ok()
+}
+
+/// Calls `look` with every descriptor of a frozen process that leads to a socket, and a duplicate of it.
+pub fn each(pid: i32, mut look: impl FnMut(i32, OwnedFd) -> Result<()>) -> Result<()> {
+    let pidfd = process::pidfd_open(pid).task("open it (pidfd_open)", pid)?;
+    for fd in proc::numbers(pid, "fd")? {
+        let link = proc::read_link(pid, &format!("fd/{fd}"))?;
+        if link.as_os_str().as_encoded_bytes().starts_with(b"socket:[") {
+            let file = process::pidfd_getfd(pidfd.as_fd(), fd);
+            look(fd, file.fd("duplicate it (pidfd_getfd)", pid, fd)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether an inode is that of a packet socket which the process has open. Mappings of such sockets are their rings; those
