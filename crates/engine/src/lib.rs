@@ -25,7 +25,6 @@ pub mod proc;
 pub mod progress;
 pub mod remote;
 pub mod restore;
-mod sock_diag;
 pub mod survey;
 #[cfg(test)]
 mod tests;

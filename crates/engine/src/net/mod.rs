@@ -1,7 +1,7 @@
 //! The network as dump and restore both see it.
 //!
 //! - `netlink`: requests and answers as netlink(7) frames them
-//! - `diag`: what sock_diag(7) knows of a socket and no socket option tells
+//! - `diag`: what sock_diag(7) knows of a socket and no socket option tells, a room for each family
 //! - `nftables`: nf_tables' messages, as few as a lock needs
 //! - `iptables`: ends the locks of criu's that are made otherwise
 //! - `lock`: no packet of a connection passes

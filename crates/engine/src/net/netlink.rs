@@ -69,8 +69,17 @@ impl Message {
 
     /// The errno of an error message; 0 is an acknowledgement.
     fn error(&self) -> Option<i32> {
+        (self.kind == ERROR).then(|| self.number())?
+    }
+
+    /// The errno at the end of a dump; 0 or nothing when it is whole.
+    fn end(&self) -> Option<i32> {
+        (self.kind == DONE).then(|| self.number().unwrap_or(0))
+    }
+
+    fn number(&self) -> Option<i32> {
         let number = self.payload.get(..4)?.try_into().ok()?;
-        (self.kind == ERROR).then(|| -i32::from_ne_bytes(number))
+        Some(i32::from_ne_bytes(number).saturating_neg())
     }
 }
 
@@ -155,11 +164,13 @@ impl Netlink {
                     continue;
                 }
                 disturbed |= message.flags & INTERRUPTED != 0;
-                match (message.kind, message.error()) {
-                    (_, Some(number)) => return Err(Errno::from_raw_os_error(number)),
-                    (DONE, _) if disturbed => return Err(Errno::INTR),
-                    (DONE, _) => return Ok(found),
-                    _ => found.push(message.payload),
+                match (message.error(), message.end()) {
+                    (Some(number), _) | (None, Some(number)) if number > 0 => {
+                        return Err(Errno::from_raw_os_error(number));
+                    }
+                    (None, None) => found.push(message.payload),
+                    _ if disturbed => return Err(Errno::INTR),
+                    _ => return Ok(found),
                 }
             }
         }
@@ -292,7 +303,12 @@ mod tests {
             sequence: 1,
             payload: (-libc::ENOENT).to_ne_bytes().to_vec(),
         };
-        assert_eq!(error.error(), Some(libc::ENOENT));
+        assert_eq!((error.error(), error.end()), (Some(libc::ENOENT), None));
+        let end = Message {
+            kind: DONE,
+            ..error
+        };
+        assert_eq!((end.error(), end.end()), (None, Some(libc::ENOENT)));
     }
 
     proptest! {

@@ -214,7 +214,7 @@ fn shutdown_of(
         (SOCK_DGRAM, UDP | UDPLITE) => {
             let cookie = rustix::net::sockopt::socket_cookie(fd)?;
             let (family, protocol) = (kind.family as u8, kind.protocol as u8);
-            match diag::shutdown(family, protocol, local.port(), cookie) {
+            match diag::inet::shutdown(family, protocol, local.port(), cookie) {
                 Ok(Some(bits)) => (bits & 1 != 0, bits & 2 != 0),
                 // Not bound, or nobody there to ask: sending alone does not show, anything else does.
                 Ok(None) | Err(Errno::NOENT | Errno::PROTONOSUPPORT) => hangs_up(fd)?,

@@ -87,7 +87,7 @@ pub(super) fn dump(one: &Description<'_>, kind: &SocketKind) -> Result<FileEntry
 fn connected(fd: BorrowedFd<'_>, kind: &SocketKind) -> SysResult<bool> {
     let cookie = rustix::net::sockopt::socket_cookie(fd)?;
     // One that is not bound is not listed, and not connected either: to connect binds.
-    Ok(diag::netlink_connected(kind.protocol as u8, cookie)?.unwrap_or(false))
+    Ok(diag::netlink::is_connected(kind.protocol as u8, cookie)?.unwrap_or(false))
 }
 
 /// The groups as words, without empty ones at the end.

@@ -12,7 +12,7 @@ use super::super::{Description, refuse};
 use super::inet_options::{Name, like};
 use super::{options, shown};
 use crate::error::Result;
-use crate::net::diag;
+use crate::net::diag::packet;
 
 /// `SOL_PACKET` of linux/socket.h.
 pub const LEVEL: i32 = 263;
@@ -70,12 +70,12 @@ pub(super) fn dump(one: &Description<'_>, kind: &SocketKind) -> Result<FileEntry
     })
 }
 
-fn find(fd: BorrowedFd<'_>) -> SysResult<diag::Packet> {
+fn find(fd: BorrowedFd<'_>) -> SysResult<packet::Packet> {
     let cookie = rustix::net::sockopt::socket_cookie(fd)?;
-    diag::packet(cookie)?.ok_or(Errno::NOENT)
+    packet::find(cookie)?.ok_or(Errno::NOENT)
 }
 
-fn membership(one: diag::PacketMembership) -> PacketMclist {
+fn membership(one: packet::Membership) -> PacketMclist {
     PacketMclist {
         index: one.index,
         r#type: one.kind.into(),
@@ -83,7 +83,7 @@ fn membership(one: diag::PacketMembership) -> PacketMclist {
     }
 }
 
-fn ring(ring: diag::PacketRing) -> PacketRing {
+fn ring(ring: packet::Ring) -> PacketRing {
     PacketRing {
         block_size: ring.block_size,
         block_nr: ring.block_nr,

@@ -23,7 +23,7 @@ use super::super::lazy::Lazy;
 use super::super::{Description, refuse};
 use super::options;
 use crate::error::{Error, Result, Unsupported};
-use crate::sock_diag::unix::{ESTABLISHED, LISTENING, UnixSocket};
+use crate::net::diag::unix::{ESTABLISHED, LISTENING, UnixSocket};
 
 /// `uflags` of an entry that stands for a socket outside the tree.
 pub const EXTERNAL: u32 = 1;

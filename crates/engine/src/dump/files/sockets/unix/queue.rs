@@ -15,7 +15,7 @@ use super::super::super::lazy::Lazy;
 use super::super::super::{Description, refuse};
 use super::PassOn;
 use crate::error::Result;
-use crate::sock_diag::unix::{LISTENING, SHUT_READ, UnixSocket};
+use crate::net::diag::unix::{LISTENING, SHUT_READ, UnixSocket};
 
 /// Bytes that are looked at in one go. What carries descriptors in a stream is shorter: the kernel cuts streams into
 /// pieces of at most 32 KiB and a page.

@@ -10,9 +10,9 @@ use super::super::super::seen::{Seen, is_gone};
 use super::super::{duplicate, options, shown};
 use super::queue;
 use crate::dump::DumpOptions;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::proc;
-use crate::sock_diag::unix::{self, ESTABLISHED, LISTENING, SHUT_READ, SHUT_WRITE, UnixSocket};
+use crate::net::diag::unix::{self, ESTABLISHED, LISTENING, SHUT_READ, SHUT_WRITE, UnixSocket};
 
 /// The unix sockets of this network namespace, as a tree sees them.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl View {
         if held.is_empty() {
             return Ok(Self::default());
         }
-        let sockets = unix::all()?;
+        let sockets = unix::all().host("ask for unix sockets (sock_diag)")?;
         let waiting = sockets
             .values()
             .flat_map(|one| one.waiting.iter().map(|&client| (client, one.inode)))

@@ -22,7 +22,7 @@ use super::super::{corrupt, set_status};
 use super::options;
 use crate::dump::files::sockets::unix::EXTERNAL;
 use crate::error::{Context, Error, Result};
-use crate::sock_diag::unix::{ESTABLISHED, LISTENING};
+use crate::net::diag::unix::{ESTABLISHED, LISTENING};
 
 /// Room for an address in `struct sockaddr_un`.
 const MAX_NAME: usize = 108;

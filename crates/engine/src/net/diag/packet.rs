@@ -1,83 +1,13 @@
-//! What sock_diag(7) tells of sockets and no option does.
-//!
-//! Sockets are told apart by their cookies (SO_COOKIE), which are never used twice.
+//! Packet sockets as linux/packet_diag.h tells of them.
 
 use cryopod_sys::Errno;
-use rustix::net::{Protocol, netlink as protocols};
 
-use super::netlink::{Netlink, attributes};
-
-/// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
-const BY_FAMILY: u16 = 20;
-
-/// One question and its answers.
-fn ask(request: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
-    let protocol: Protocol = protocols::SOCK_DIAG;
-    Netlink::open(protocol)?.dump(BY_FAMILY, request)
-}
-
-fn word(raw: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(raw.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn cookie_at(raw: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from(word(raw, at)?) | u64::from(word(raw, at + 4)?) << 32)
-}
-
-/// Which directions of an internet socket are shut down: bit 0 receiving, bit 1 sending (linux/inet_diag.h). `None` when
-/// the kernel does not list it, as it does only for sockets that are bound.
-pub fn shutdown(
-    family: u8,
-    protocol: u8,
-    local_port: u16,
-    cookie: u64,
-) -> Result<Option<u8>, Errno> {
-    const ALL_STATES: u32 = u32::MAX;
-    const SHUTDOWN: u16 = 8;
-    /// Bytes of `struct inet_diag_msg`.
-    const HEAD_BYTES: usize = 72;
-    // struct inet_diag_req_v2: the local port is all that is asked for.
-    let mut request = vec![family, protocol, 0, 0];
-    request.extend(ALL_STATES.to_ne_bytes());
-    request.extend(local_port.to_be_bytes());
-    request.resize(56, 0);
-    let answers = match ask(&request) {
-        Err(Errno::NOENT) => return Ok(None),
-        answers => answers?,
-    };
-    let one = answers
-        .iter()
-        .find(|one| cookie_at(one, 44) == Some(cookie));
-    let found = one.and_then(|one| {
-        attributes(one.get(HEAD_BYTES..)?)
-            .find(|(kind, _)| *kind == SHUTDOWN)?
-            .1
-            .first()
-            .copied()
-    });
-    Ok(found)
-}
-
-/// Whether a netlink socket is connected (linux/netlink_diag.h).
-pub fn netlink_connected(protocol: u8, cookie: u64) -> Result<Option<bool>, Errno> {
-    const CONNECTED: u8 = 1;
-    // struct netlink_diag_req: family, protocol, pad, ino, show, cookie.
-    let mut request = vec![libc::AF_NETLINK as u8, protocol, 0, 0];
-    request.resize(20, 0);
-    let answers = match ask(&request) {
-        Err(Errno::NOENT) => return Ok(None),
-        answers => answers?,
-    };
-    // struct netlink_diag_msg: family, type, protocol, state, portid, dst_portid, dst_group, ino, cookie.
-    let one = answers
-        .iter()
-        .find(|one| cookie_at(one, 20) == Some(cookie));
-    Ok(one.and_then(|one| Some(*one.get(3)? == CONNECTED)))
-}
+use super::{ask, with_cookie, word};
+use crate::net::netlink::attributes;
 
 /// A ring of a packet socket, `struct packet_diag_ring`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PacketRing {
+pub struct Ring {
     /// Bytes of a block.
     pub block_size: u32,
     /// Blocks.
@@ -96,7 +26,7 @@ pub struct PacketRing {
 
 /// A membership of a packet socket, `struct packet_diag_mclist`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PacketMembership {
+pub struct Membership {
     /// Interface.
     pub index: u32,
     /// How often.
@@ -127,17 +57,17 @@ pub struct Packet {
     /// `PDI_*`.
     pub flags: u32,
     /// Memberships.
-    pub memberships: Vec<PacketMembership>,
+    pub memberships: Vec<Membership>,
     /// Fanout: group, and mode with flags in the high half.
     pub fanout: Option<u32>,
     /// Ring for receiving.
-    pub rx_ring: Option<PacketRing>,
+    pub rx_ring: Option<Ring>,
     /// Ring for sending.
-    pub tx_ring: Option<PacketRing>,
+    pub tx_ring: Option<Ring>,
 }
 
 /// Everything about a packet socket.
-pub fn packet(cookie: u64) -> Result<Option<Packet>, Errno> {
+pub fn find(cookie: u64) -> Result<Option<Packet>, Errno> {
     // PACKET_SHOW_INFO, _MCLIST, _RING_CFG, _FANOUT.
     const SHOW: u32 = 0x1 | 0x2 | 0x4 | 0x8;
     // struct packet_diag_req: family, protocol, pad, ino, show, cookie.
@@ -146,11 +76,10 @@ pub fn packet(cookie: u64) -> Result<Option<Packet>, Errno> {
     request.extend(SHOW.to_ne_bytes());
     request.resize(20, 0);
     let answers = ask(&request)?;
-    let one = answers.iter().find(|one| cookie_at(one, 8) == Some(cookie));
-    Ok(one.and_then(|one| read_packet(one)))
+    Ok(with_cookie(&answers, 8, cookie).and_then(read))
 }
 
-fn read_packet(raw: &[u8]) -> Option<Packet> {
+fn read(raw: &[u8]) -> Option<Packet> {
     const INFO: u16 = 0;
     const MEMBERSHIPS: u16 = 1;
     const RX_RING: u16 = 2;
@@ -185,10 +114,10 @@ fn read_packet(raw: &[u8]) -> Option<Packet> {
 }
 
 /// `struct packet_diag_mclist`: index, count, type, length, address.
-fn read_membership(raw: &[u8]) -> Option<PacketMembership> {
+fn read_membership(raw: &[u8]) -> Option<Membership> {
     let half = |at: usize| Some(u16::from_ne_bytes(raw.get(at..at + 2)?.try_into().ok()?));
     let len = usize::from(half(10)?);
-    Some(PacketMembership {
+    Some(Membership {
         index: word(raw, 0)?,
         count: word(raw, 4)?,
         kind: half(8)?,
@@ -196,8 +125,8 @@ fn read_membership(raw: &[u8]) -> Option<PacketMembership> {
     })
 }
 
-fn read_ring(raw: &[u8]) -> Option<PacketRing> {
-    Some(PacketRing {
+fn read_ring(raw: &[u8]) -> Option<Ring> {
+    Some(Ring {
         block_size: word(raw, 0)?,
         block_nr: word(raw, 4)?,
         frame_size: word(raw, 8)?,
@@ -210,30 +139,14 @@ fn read_ring(raw: &[u8]) -> Option<PacketRing> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-
     use proptest::prelude::*;
-    use rustix::net::{Shutdown, sockopt};
 
     use super::*;
-
-    #[test]
-    fn a_shutdown_is_seen() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect("127.0.0.1:9").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        let cookie = sockopt::socket_cookie(&socket).unwrap();
-        let ask = || shutdown(2, 17, port, cookie).unwrap();
-        assert_eq!(ask(), Some(0));
-        rustix::net::shutdown(&socket, Shutdown::Write).unwrap();
-        assert_eq!(ask(), Some(2));
-        assert_eq!(shutdown(2, 17, port, 0).unwrap(), None);
-    }
 
     proptest! {
         #[test]
         fn any_answer_is_survived(raw: Vec<u8>) {
-            let _ = read_packet(&raw);
+            let _ = read(&raw);
         }
     }
 }

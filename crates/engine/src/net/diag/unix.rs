@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{ask, attributes, word};
-use crate::error::Result;
+use cryopod_sys::Errno;
+
+use super::{ask, word};
+use crate::net::netlink::attributes;
 
 /// A unix socket of this network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub const SHUT_READ: u8 = 1;
 pub const SHUT_WRITE: u8 = 2;
 
 /// All unix sockets of this network namespace that files lead to, by inode.
-pub fn all() -> Result<HashMap<u32, UnixSocket>> {
+pub fn all() -> Result<HashMap<u32, UnixSocket>, Errno> {
     // Name, peer, waiting connections, lengths of queues.
     const SHOW: u32 = 0x01 | 0x04 | 0x08 | 0x10;
     let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
@@ -47,13 +49,12 @@ pub fn all() -> Result<HashMap<u32, UnixSocket>> {
     for number in [u32::MAX, 0, SHOW, u32::MAX, u32::MAX] {
         request.extend(number.to_ne_bytes());
     }
-    let mut sockets = HashMap::new();
-    ask(&request, |message| {
-        if let Some(socket) = parse(message).filter(|socket| socket.inode != 0) {
-            sockets.insert(socket.inode, socket);
-        }
-    })?;
-    Ok(sockets)
+    let sockets = ask(&request)?;
+    let sockets = sockets.iter().filter_map(|message| parse(message));
+    Ok(sockets
+        .filter(|socket| socket.inode != 0)
+        .map(|socket| (socket.inode, socket))
+        .collect())
 }
 
 /// Takes a `struct unix_diag_msg` and its attributes apart.
