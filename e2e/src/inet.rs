@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
@@ -40,6 +41,8 @@ pub fn tests() -> Vec<Test> {
         }),
         Test::new("inet::connection_that_is_dropped", drops_a_connection),
         Test::new("inet::connection_without_an_option", refuses_a_connection),
+        Test::new("inet::listener_as_standard_input", listener_as_standard_input),
+        Test::new("inet::connection_as_standard_input", connection_as_standard_input),
         Test::new("inet::busy_server_left_running", |c| busy_server(c, false)),
         Test::new("inet::busy_server_that_is_ended", |c| busy_server(c, true)),
         Test::new("inet::connection_that_nobody_accepts", nobody_accepts),
@@ -288,6 +291,39 @@ fn nobody_accepts(context: &Context) -> Result<()> {
     scene.tell_to_go()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
+    ensure!(answer == b"b", "the answer is {answer:?}");
+    scene.finish()
+}
+
+/// A server that was handed its listening socket as inetd(8) and systemd do.
+fn listener_as_standard_input(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let program = Program::native("handed_listener");
+    let mut scene = Scene::start_with(context, program, |command| {
+        command.stdin(OwnedFd::from(listener));
+        Ok(())
+    })?;
+    scene.put_through_everything()?;
+    scene.finish()
+}
+
+/// A program that was handed a connection. It is joined to nothing else when connections are taken along.
+fn connection_as_standard_input(context: &Context) -> Result<()> {
+    context.cryopod()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut peer = TcpStream::connect(listener.local_addr()?)?;
+    let (handed, _) = listener.accept()?;
+    let program = kept(Program::native("handed_connection"));
+    let mut scene = Scene::start_with(context, program, |command| {
+        command.stdin(OwnedFd::from(handed));
+        Ok(())
+    })?;
+    scene.put_through_everything()?;
+    peer.write_all(b"a")?;
+    scene.tell_to_go()?;
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer)?;
     ensure!(answer == b"b", "the answer is {answer:?}");
     scene.finish()
 }

@@ -284,3 +284,22 @@ TARGET(busy_server) {
     }
     return done();
 }
+
+TARGET(handed_listener) {
+    ASSURE(get(STDIN_FILENO, SOL_SOCKET, SO_ACCEPTCONN) == 1);
+    ready();
+    await_go();
+    EQUAL(get(STDIN_FILENO, SOL_SOCKET, SO_ACCEPTCONN), 1);
+    serves(STDIN_FILENO, "the standard input");
+    return done();
+}
+
+TARGET(handed_connection) {
+    ready();
+    await_go();
+    char byte = 0;
+    EQUAL(recv(STDIN_FILENO, &byte, 1, MSG_WAITALL), 1);
+    byte++;
+    EQUAL(send(STDIN_FILENO, &byte, 1, MSG_NOSIGNAL), 1);
+    return done();
+}

@@ -8,7 +8,8 @@ pub(crate) mod packet;
 mod tcp;
 pub(crate) mod unix;
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryopod_image::SetWriter;
@@ -23,6 +24,8 @@ use super::{Description, outlook, refuse};
 use crate::dump::files::kind::Kind;
 use crate::dump::{Connections, DumpOptions, TcpOptions};
 use crate::error::{Context, Result};
+use crate::net::address::on_the_wire;
+use crate::net::lock::Connection;
 use crate::proc;
 
 /// What a descriptor of a process is as a socket; `None` where it cannot be asked.
@@ -101,6 +104,9 @@ pub fn shown(kind: &SocketKind) -> String {
 pub struct View {
     unix: unix::view::View,
     tcp: TcpOptions,
+    pids: Vec<i32>,
+    /// The TCP connections of the tree, both ends as they are on the wire. Looked up when they are needed.
+    connections: OnceCell<HashSet<Connection>>,
 }
 
 impl View {
@@ -109,6 +115,8 @@ impl View {
         Ok(Self {
             unix: unix::view::View::scan(pids, options)?,
             tcp: options.tcp,
+            pids: pids.to_vec(),
+            connections: OnceCell::new(),
         })
     }
 
@@ -119,12 +127,32 @@ impl View {
         }
     }
 
-    /// Whether a socket is connected to somebody outside the tree, as far as it is known here.
+    /// Whether a socket is one end of a stream whose other end is outside the tree, so that a standard stream may be
+    /// joined to the restorer's in its place. A TCP connection is not, where something else becomes of connections.
     pub fn leads_outside(&self, seen: &Seen, kind: &SocketKind) -> bool {
         match kind.family {
             libc::AF_UNIX => self.unix.leads_outside(seen.stat.st_ino as u32),
-            _ => true,
+            libc::AF_INET | libc::AF_INET6 => {
+                self.tcp.connections == Connections::Refuse
+                    && connection(seen.pid, seen.fd)
+                        .is_some_and(|(local, peer)| !self.inside().contains(&(peer, local)))
+            }
+            libc::AF_NETLINK | libc::AF_PACKET => false,
+            // One of the virtual machine's host (vsock(7)), for example.
+            _ => duplicate(seen.pid, seen.fd.unwrap_or(-1))
+                .is_some_and(|file| rustix::net::getpeername(&file).is_ok_and(|peer| peer.is_some())),
         }
+    }
+
+    fn inside(&self) -> &HashSet<Connection> {
+        self.connections.get_or_init(|| {
+            let descriptors = |&pid: &i32| {
+                let numbers = proc::numbers(pid, "fd").unwrap_or_default();
+                numbers.into_iter().map(move |fd| (pid, fd))
+            };
+            let all = self.pids.iter().flat_map(descriptors);
+            all.filter_map(|(pid, fd)| connection(pid, Some(fd))).collect()
+        })
     }
 
     /// Why a socket cannot be checkpointed, if it cannot.
@@ -142,6 +170,18 @@ impl View {
             _ => Some(outlook::describe(seen, &Kind::Socket(*kind))),
         }
     }
+}
+
+/// The ends of the TCP connection that a descriptor leads to, as they are on the wire.
+fn connection(pid: i32, fd: Option<i32>) -> Option<Connection> {
+    let link = proc::read_link(pid, &format!("fd/{}", fd?)).ok()?;
+    if !link.as_os_str().as_encoded_bytes().starts_with(b"socket:[") {
+        return None;
+    }
+    let file = duplicate(pid, fd?)?;
+    let kind = socket::kind(file.as_fd()).ok()?;
+    let (local, peer) = inet::connection(file.as_fd(), &kind).ok()??;
+    Some((on_the_wire(local), on_the_wire(peer)))
 }
 
 fn unsupported(kind: &SocketKind, what: Option<String>) -> Option<String> {
@@ -218,7 +258,40 @@ impl<'a> Sockets<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::process::Stdio;
+
     use super::*;
+    use crate::dump::files::tests::Sleeper;
+    use crate::tests::alone::alone;
+
+    fn leads_outside(stdin: OwnedFd, others: &[i32], connections: Connections) -> bool {
+        let sleeper = Sleeper::start(Stdio::from(stdin));
+        let seen = Seen::descriptor(sleeper.pid(), 0).unwrap();
+        let pids = [&[sleeper.pid()], others].concat();
+        let mut options = DumpOptions::default();
+        options.tcp.connections = connections;
+        let view = View::scan(&pids, &options).unwrap();
+        view.leads_outside(&seen, &seen.socket.unwrap())
+    }
+
+    #[test]
+    fn only_connections_lead_outside() {
+        alone(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _other = listener.accept().unwrap();
+            let own = std::process::id() as i32;
+            let connection = || OwnedFd::from(one.try_clone().unwrap());
+            assert!(leads_outside(connection(), &[], Connections::Refuse));
+            assert!(!leads_outside(connection(), &[own], Connections::Refuse));
+            assert!(!leads_outside(connection(), &[], Connections::Keep));
+            assert!(!leads_outside(listener.into(), &[], Connections::Refuse));
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            udp.connect("127.0.0.1:9").unwrap();
+            assert!(!leads_outside(udp.into(), &[], Connections::Refuse));
+        });
+    }
 
     #[test]
     fn sockets_are_named() {
