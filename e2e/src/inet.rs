@@ -43,6 +43,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("inet::connection_without_an_option", refuses_a_connection),
         Test::new("inet::listener_as_standard_input", listener_as_standard_input),
         Test::new("inet::connection_as_standard_input", connection_as_standard_input),
+        Test::new("inet::mptcp_listeners", |c| {
+            survives(c, kept(Program::native("mptcp_listeners")))
+        }),
         Test::new("inet::busy_server_left_running", |c| busy_server(c, false)),
         Test::new("inet::busy_server_that_is_ended", |c| busy_server(c, true)),
         Test::new("inet::connection_that_nobody_accepts", nobody_accepts),

@@ -303,3 +303,49 @@ TARGET(handed_connection) {
     EQUAL(send(STDIN_FILENO, &byte, 1, MSG_NOSIGNAL), 1);
     return done();
 }
+
+/* Listeners of MPTCP, and a connection that one of them has accepted from a peer without it. */
+TARGET(mptcp_listeners) {
+    static const int families[] = {AF_INET, AF_INET6};
+    int listening[2], unbound = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
+    if (unbound == -1)
+        skip("no MPTCP: %s", strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        union address address = loopback(families[i]);
+        listening[i] = MUST(socket(families[i], SOCK_STREAM, IPPROTO_MPTCP));
+        set(listening[i], SOL_SOCKET, SO_REUSEADDR, 1);
+        set(listening[i], SOL_SOCKET, SO_KEEPALIVE, 1);
+        set(listening[i], SOL_TCP, TCP_NODELAY, 1);
+        MUST(bind(listening[i], &address.any, size_of(families[i])));
+        MUST(listen(listening[i], 7));
+    }
+    set(listening[1], SOL_SOCKET, SO_RCVBUF, 50000);
+    int buffer = get(listening[1], SOL_SOCKET, SO_RCVBUF);
+    union address address = name_of(listening[0]);
+    int plain = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(plain, &address.any, sizeof address.v4));
+    int served = MUST(accept(listening[0], NULL, NULL));
+    ready();
+    await_go();
+    char text[4];
+    EQUAL(get(unbound, SOL_SOCKET, SO_PROTOCOL), IPPROTO_MPTCP);
+    EQUAL(get(listening[1], SOL_SOCKET, SO_RCVBUF), buffer);
+    EQUAL(send(plain, "ping", 4, 0), 4);
+    EQUAL(recv(served, text, 4, MSG_WAITALL), 4);
+    for (int i = 0; i < 2; i++) {
+        const char *which = i == 0 ? "IPv4" : "IPv6";
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_PROTOCOL), IPPROTO_MPTCP);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_REUSEADDR), 1);
+        EQUAL_OF(which, get(listening[i], SOL_SOCKET, SO_KEEPALIVE), 1);
+        EQUAL_OF(which, get(listening[i], SOL_TCP, TCP_NODELAY), 1);
+        serves(listening[i], which);
+        address = name_of(listening[i]);
+        int client = WORKS(socket(families[i], SOCK_STREAM, IPPROTO_MPTCP));
+        WORKS(connect(client, &address.any, size_of(families[i])));
+        int accepted = WORKS(accept(listening[i], NULL, NULL));
+        EQUAL_OF(which, get(accepted, SOL_SOCKET, SO_PROTOCOL), IPPROTO_MPTCP);
+        close(accepted);
+        close(client);
+    }
+    return done();
+}

@@ -63,7 +63,7 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
         (SOCK_DGRAM, UDP | UDPLITE | libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) | (SOCK_RAW, _) => {
             None
         }
-        (_, libc::IPPROTO_MPTCP) => Some("MPTCP".to_owned()),
+        (SOCK_STREAM, libc::IPPROTO_MPTCP) => mptcp_problem(fd, wanted),
         (_, protocol) => Some(format!("protocol {protocol}")),
     };
     what.or_else(|| inet_options::problem(fd, kind))
@@ -71,13 +71,18 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
         .map(|what| format!("{}: {what}: not supported", shown(kind)))
 }
 
+fn queue_problem(fd: BorrowedFd<'_>, wanted: &TcpOptions) -> Option<String> {
+    // Without their number: it differs from one look of the survey to the next.
+    let what = "connections wait to be accepted (--skip-in-flight leaves them behind)";
+    let are_there = !wanted.skip_in_flight && waiting(fd).ok()? > 0;
+    are_there.then(|| what.to_owned())
+}
+
 fn tcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Option<String> {
-    if !wanted.skip_in_flight && waiting(fd).ok()? > 0 {
-        // Without their number: it differs from one look of the survey to the next.
-        let what = "connections wait to be accepted (--skip-in-flight leaves them behind)";
-        return Some(what.to_owned());
-    }
     let info = tcp::info(fd).ok()?;
+    if info.state == state::LISTEN {
+        return queue_problem(fd, wanted);
+    }
     let (local, peer) = connection(fd, kind).ok()??;
     let name = format!("connection {local} to {peer} ({})", state_name(info.state));
     match info.state {
@@ -86,6 +91,17 @@ fn tcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
             "{name} without --tcp-established, which takes it along, or --tcp-close, which drops it"
         )),
         _ => None,
+    }
+}
+
+/// MPTCP(7) has no repair, so that only listeners and sockets without a connection can be made again. A connection that
+/// a listener accepts from a peer without MPTCP is an ordinary one of TCP.
+fn mptcp_problem(fd: BorrowedFd<'_>, wanted: &TcpOptions) -> Option<String> {
+    match (tcp::info(fd).ok()?.state, address::peer(fd)) {
+        (state::LISTEN, _) => queue_problem(fd, wanted),
+        (state::CLOSE, Ok(None)) => None,
+        (_, Ok(Some(peer))) => Some(format!("MPTCP connection to {peer}")),
+        _ => Some("MPTCP connection".to_owned()),
     }
 }
 
@@ -126,7 +142,7 @@ pub(super) fn dump(one: &Description<'_>, kind: &SocketKind) -> Result<InetSkEnt
             Some(one.check("ask for IPV6_V6ONLY", rustix::net::sockopt::ipv6_v6only(fd))?)
         }
     };
-    let tcp_opts = if is_tcp(kind) {
+    let tcp_opts = if is_stream(kind) {
         one.check("ask for its options of TCP", inet_options::tcp(fd))?
     } else {
         TcpOptsEntry::default()
@@ -178,7 +194,7 @@ fn state_of(
     kind: &SocketKind,
     peer: Option<SocketAddr>,
 ) -> SysResult<(u8, u32)> {
-    if is_tcp(kind) {
+    if is_stream(kind) {
         let info = tcp::info(fd)?;
         let is_listening = info.state == state::LISTEN;
         return Ok((info.state, if is_listening { info.sacked } else { 0 }));

@@ -132,12 +132,17 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind) -> Option<String> {
     }
 }
 
+/// An option, where it is set to something. MPTCP knows few of IP and TCP.
+fn number(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<Option<u32>> {
+    match socket::option_int(fd, level, name) {
+        Err(Errno::OPNOTSUPP) => Ok(None),
+        value => value.map(|value| (value != 0).then_some(value as u32)),
+    }
+}
+
 /// IP options that CRIU has: whatever is set to something.
 pub fn ip(fd: BorrowedFd<'_>, kind: &SocketKind) -> Result<IpOptsEntry> {
-    let number = |level, name| {
-        let value = socket::option_int(fd, level, name)?;
-        Ok::<_, Errno>((value != 0).then_some(value as u32))
-    };
+    let number = |level, name| number(fd, level, name);
     let flag = |level, name| Ok::<_, Errno>(number(level, name)?.map(|_| true));
     let mut entry = IpOptsEntry::default();
     if kind.family == libc::AF_INET6 {
@@ -186,10 +191,7 @@ pub fn icmp_filter(kind: &SocketKind) -> Option<(Name, usize)> {
 
 /// TCP options that CRIU has: whatever is set to something.
 pub fn tcp(fd: BorrowedFd<'_>) -> Result<TcpOptsEntry> {
-    let number = |name| {
-        let value = socket::option_int(fd, IPPROTO_TCP, name)?;
-        Ok::<_, Errno>((value != 0).then_some(value as u32))
-    };
+    let number = |name| number(fd, IPPROTO_TCP, name);
     Ok(TcpOptsEntry {
         cork: number(libc::TCP_CORK)?.map(|_| true),
         nodelay: number(libc::TCP_NODELAY)?.map(|_| true),

@@ -40,8 +40,15 @@ pub fn check(entry: &InetSkEntry) -> Result<()> {
     if ends(entry, 0).is_none() {
         return bad("an internet socket with a broken address");
     }
-    if entry.state == u32::from(state::LISTEN) && !is_tcp(entry) {
-        return bad("it listens and is not of TCP");
+    if kind.kind == SOCK_STREAM && !is_tcp(entry) && !is_mptcp(entry) {
+        return bad("a stream that is neither of TCP nor of MPTCP");
+    }
+    if entry.state == u32::from(state::LISTEN) && kind.kind != SOCK_STREAM {
+        return bad("it listens and is no stream");
+    }
+    if is_mptcp(entry) && entry.dst_port != 0 {
+        let what = "a connection of MPTCP".to_owned();
+        return Err(Error::NotRestorable { what });
     }
     Ok(())
 }
@@ -53,6 +60,10 @@ pub fn is_connection(entry: &InetSkEntry) -> bool {
 
 fn is_tcp(entry: &InetSkEntry) -> bool {
     entry.proto == IPPROTO_TCP as u32 && entry.r#type == SOCK_STREAM as u32
+}
+
+fn is_mptcp(entry: &InetSkEntry) -> bool {
+    entry.proto == libc::IPPROTO_MPTCP as u32 && entry.r#type == SOCK_STREAM as u32
 }
 
 fn kind(entry: &InetSkEntry) -> SocketKind {
@@ -80,9 +91,23 @@ pub fn ends(entry: &InetSkEntry, scope: u32) -> Option<(SocketAddr, SocketAddr)>
     ))
 }
 
+/// A new socket. Where MPTCP is turned off, a listener of TCP does: most that it accepts is TCP in any case.
+fn new(entry: &InetSkEntry) -> std::result::Result<OwnedFd, Errno> {
+    match like(&kind(entry)) {
+        Err(error @ (Errno::NOPROTOOPT | Errno::PROTONOSUPPORT)) if is_mptcp(entry) => {
+            tracing::warn!(%error, "there is no MPTCP here; its listener becomes one of TCP");
+            like(&SocketKind {
+                protocol: IPPROTO_TCP,
+                ..kind(entry)
+            })
+        }
+        made => made,
+    }
+}
+
 /// Makes a socket with everything that has to be set before it is bound.
 pub fn make(entry: &InetSkEntry) -> Result<Made> {
-    let file = like(&kind(entry)).host("make an internet socket")?;
+    let file = new(entry).host("make an internet socket")?;
     let fd = file.as_fd();
     set_status(fd, libc::O_NONBLOCK as u32)?;
     if let (Some(uid), Some(gid)) = (entry.cryopod_uid, entry.cryopod_gid) {
@@ -217,7 +242,8 @@ impl Made {
             rustix::net::listen(fd, backlog).host("listen on a socket")?;
         }
         options::restore(fd, &self.entry.opts)?;
-        if let Some(tcp) = self.entry.tcp_opts.as_ref().filter(|_| is_tcp(&self.entry)) {
+        let tcp_opts = self.entry.tcp_opts.as_ref();
+        if let Some(tcp) = tcp_opts.filter(|_| is_tcp(&self.entry) || is_mptcp(&self.entry)) {
             inet_options::restore_tcp(fd, tcp)?;
         }
         self.shut_down(self.entry.shutdown())?;

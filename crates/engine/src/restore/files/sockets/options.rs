@@ -94,8 +94,10 @@ fn restore_buffers(socket: BorrowedFd<'_>, entry: &SkOptsEntry) -> Result<()> {
         (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, entry.so_sndbuf),
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, entry.so_rcvbuf),
     ] {
-        set_buffer(socket, force, plain, (size / 2) as i32)
-            .host("set the size of a buffer of a socket (SO_SNDBUF, SO_RCVBUF)")?;
+        if socket::option_int(socket, SOL_SOCKET, plain) != Ok(size as i32) {
+            set_buffer(socket, force, plain, (size / 2) as i32)
+                .host("set the size of a buffer of a socket (SO_SNDBUF, SO_RCVBUF)")?;
+        }
     }
     Ok(())
 }
@@ -144,11 +146,15 @@ fn set_if_other(socket: BorrowedFd<'_>, name: i32, shown: &'static str, value: i
         Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) if value == 0 => return Ok(()),
         _ => {}
     }
-    socket::set_option_int(socket, SOL_SOCKET, name, value).map_err(|source| Error::SocketOption {
-        name: shown,
-        value,
-        source,
-    })
+    match socket::set_option_int(socket, SOL_SOCKET, name, value) {
+        // MPTCP cannot take that back.
+        Err(Errno::OPNOTSUPP) if name == BUF_LOCK => Ok(()),
+        set => set.map_err(|source| Error::SocketOption {
+            name: shown,
+            value,
+            source,
+        }),
+    }
 }
 
 /// An instruction from a word of the image.
