@@ -22,6 +22,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("inet::datagrams", |c| {
             survives(c, Program::native("datagrams"))
         }),
+        Test::new("inet::datagrams_that_wait_to_be_read", |c| {
+            survives(c, Program::native("waiting_datagrams"))
+        }),
         Test::new("inet::multicast_groups", |c| {
             survives(c, Program::native("multicast"))
         }),

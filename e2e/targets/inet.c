@@ -349,3 +349,53 @@ TARGET(mptcp_listeners) {
     }
     return done();
 }
+
+/* What has come before the checkpoint is read after it: of the right length, from the right sender, in order. */
+TARGET(waiting_datagrams) {
+    static const char *const texts[] = {"one", "", "three"};
+    int bound_to[4], senders[4];
+    union address names[4];
+    static char large[30000];
+    fill(large, sizeof large, 7);
+    for (int i = 0; i < 4; i++) {
+        /* An address of its own, and any. */
+        int family = i % 2 == 0 ? AF_INET : AF_INET6;
+        union address address = loopback(family), to;
+        if (i >= 2) {
+            memset(&address, 0, sizeof address);
+            address.any.sa_family = (sa_family_t)family;
+        }
+        bound_to[i] = MUST(socket(family, SOCK_DGRAM, 0));
+        MUST(bind(bound_to[i], &address.any, size_of(family)));
+        to = loopback(family);
+        to.v4.sin_port = name_of(bound_to[i]).v4.sin_port;
+        senders[i] = bound(family, SOCK_DGRAM, 0);
+        names[i] = name_of(senders[i]);
+        for (int k = 0; k < 3; k++)
+            ASSURE(sendto(senders[i], texts[k], strlen(texts[k]), 0, &to.any, size_of(family)) != -1);
+        ASSURE(sendto(senders[i], large, sizeof large, 0, &to.any, size_of(family)) == sizeof large);
+    }
+    ready();
+    await_go();
+    for (int i = 0; i < 4; i++) {
+        const char *which = i < 2 ? "bound" : "bound to any";
+        static char text[sizeof large + 1];
+        for (int k = 0; k < 4; k++) {
+            union address from = {0};
+            socklen_t length = sizeof from;
+            ssize_t bytes = WORKS(recvfrom(bound_to[i], text, sizeof text, MSG_DONTWAIT, &from.any, &length));
+            CHECK(same(&from, &names[i]));
+            if (k == 3) {
+                EQUAL_OF(which, bytes, sizeof large);
+                CHECK(filled(text, sizeof large, 7));
+                continue;
+            }
+            EQUAL_OF(which, bytes, strlen(texts[k]));
+            CHECK(memcmp(text, texts[k], strlen(texts[k])) == 0);
+        }
+        FAILS(recv(bound_to[i], text, sizeof text, MSG_DONTWAIT), EAGAIN);
+        EQUAL_OF(which, get(bound_to[i], SOL_SOCKET, SO_PEEK_OFF), -1);
+    }
+    EQUAL(get(bound_to[2], SOL_IP, IP_RECVORIGDSTADDR), 0);
+    return done();
+}

@@ -1,4 +1,5 @@
-//! recvmsg(2) and sendmsg(2) with what unix(7) can put beside the bytes: descriptors and credentials.
+//! recvmsg(2) and sendmsg(2) with what unix(7) can put beside the bytes, descriptors and credentials, and udp(7): where a
+//! datagram was sent to.
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -24,6 +25,10 @@ pub struct Message {
     pub rights: Vec<OwnedFd>,
     /// The sender, where the socket asks for that (SCM_CREDENTIALS).
     pub credentials: Option<Credentials>,
+    /// Where it was sent to, as a `sockaddr`, where the socket asks for that (IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR).
+    pub destination: Vec<u8>,
+    /// How long each of the datagrams is (the last may be shorter) that the kernel has put together (UDP_GRO).
+    pub segment_bytes: Option<usize>,
 }
 
 /// recvmsg(2) into `buffer`. MSG_CMSG_CLOEXEC is added to `flags`. Control messages of other types than those of
@@ -120,6 +125,9 @@ fn flat(words: &[u64], len: usize) -> Vec<u8> {
 fn take_control(control: &[u8], message: &mut Message) {
     const HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
     const SCM_PIDFD: i32 = 4;
+    const SOL_UDP: i32 = 17;
+    const UDP_GRO: i32 = 104;
+    const IPV6_ORIGDSTADDR: i32 = 74;
     let mut rest = control;
     while rest.len() >= HEADER_BYTES {
         let int =
@@ -137,6 +145,13 @@ fn take_control(control: &[u8], message: &mut Message) {
             (libc::SOL_SOCKET, SCM_PIDFD) => drop(owned(data)),
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                 message.credentials = Credentials::from_bytes(data);
+            }
+            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) | (libc::IPPROTO_IPV6, IPV6_ORIGDSTADDR) => {
+                message.destination = data.to_vec();
+            }
+            (SOL_UDP, UDP_GRO) => {
+                let size = data.first_chunk().map(|word| i32::from_ne_bytes(*word));
+                message.segment_bytes = size.and_then(|size| usize::try_from(size).ok());
             }
             _ => {}
         }
@@ -265,6 +280,21 @@ mod tests {
         send(one.as_fd(), b"no", &name, &[], None).unwrap();
         let message = receive(one.as_fd(), &mut buffer, libc::MSG_DONTWAIT).unwrap();
         assert_eq!(message.address, name);
+    }
+
+    #[test]
+    fn the_destination_of_a_datagram_is_told_on_request() {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        socket.send_to(b"x", ("127.0.0.9", port)).unwrap();
+        let mut buffer = [0; 16];
+        let peek = libc::MSG_PEEK;
+        let message = receive(socket.as_fd(), &mut buffer, peek).unwrap();
+        assert_eq!(message.destination, []);
+        set_option_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_ORIGDSTADDR, 1).unwrap();
+        let message = receive(socket.as_fd(), &mut buffer, peek).unwrap();
+        assert_eq!(message.destination[4..8], [127, 0, 0, 9]);
+        assert_eq!(message.destination[2..4], port.to_be_bytes());
     }
 
     #[test]

@@ -50,6 +50,28 @@ pub fn parse(raw: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// A `sockaddr_in` or `sockaddr_in6`, as [`parse`] reads it.
+pub fn encode(address: SocketAddr) -> Vec<u8> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let mut raw = (family as u16).to_ne_bytes().to_vec();
+    raw.extend(address.port().to_be_bytes());
+    match address {
+        SocketAddr::V4(v4) => {
+            raw.extend(v4.ip().octets());
+            raw.extend([0; 8]);
+        }
+        SocketAddr::V6(v6) => {
+            raw.extend([0; 4]);
+            raw.extend(v6.ip().octets());
+            raw.extend(v6.scope_id().to_ne_bytes());
+        }
+    }
+    raw
+}
+
 /// The words of an address.
 pub fn words(ip: IpAddr) -> Vec<u32> {
     let word = |octets: &[u8]| u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
@@ -134,6 +156,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn raw_addresses_lead_back(ip: IpAddr, port: u16) {
+            let address = SocketAddr::new(ip, port);
+            prop_assert_eq!(parse(&encode(address)), Some(address));
+        }
+
         #[test]
         fn words_lead_back(ip: IpAddr, port: u16) {
             let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u32;

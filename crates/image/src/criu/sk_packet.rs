@@ -22,10 +22,14 @@ pub struct SkPacketEntry {
     pub length: u32,
     #[prost(message, repeated, tag = "4")]
     pub scm: Vec<ScmEntry>,
-    /// Address of the sender, as in [`UnixSkEntry::name`](super::UnixSkEntry::name); empty when it had none.
+    /// Address of the sender, as in [`UnixSkEntry::name`](super::UnixSkEntry::name); empty when it had none. Of an
+    /// internet socket: its `sockaddr`.
     #[prost(bytes = "vec", optional, tag = "20001")]
     pub cryopod_from: Option<Vec<u8>>,
     /// The sender, where the socket asks for that.
     #[prost(message, optional, tag = "20002")]
     pub cryopod_sender: Option<super::CryopodPeer>,
+    /// The `sockaddr` that it was sent to, where it waits in an internet socket.
+    #[prost(bytes = "vec", optional, tag = "20003")]
+    pub cryopod_to: Option<Vec<u8>>,
 }

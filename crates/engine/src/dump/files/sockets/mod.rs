@@ -1,5 +1,6 @@
 //! Sockets: a room for each family, and one for the options that all have.
 
+pub(crate) mod datagrams;
 pub(crate) mod inet;
 pub(crate) mod inet_options;
 pub(crate) mod netlink;
@@ -12,13 +13,14 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
-use cryopod_image::SetWriter;
+use cryopod_image::{Kind as Image, SetWriter};
 use cryopod_image::criu::{FdTypes, FileEntry, InetSkEntry};
 use cryopod_sys::process;
 use cryopod_sys::socket::{self, SocketKind};
 use rustix::fs::FileType;
 
 use self::unix::{PassOn, Unix};
+use super::lazy::Lazy;
 use super::seen::Seen;
 use super::{Description, outlook, refuse};
 use crate::dump::files::kind::Kind;
@@ -192,7 +194,9 @@ fn unsupported(kind: &SocketKind, what: Option<String>) -> Option<String> {
 pub struct Sockets<'a> {
     set: &'a SetWriter,
     tcp: TcpOptions,
-    unix: Unix<'a>,
+    unix: Unix,
+    /// What waits in them.
+    queues: Lazy<'a>,
     /// Packet sockets, whose rings may be mapped: by inode.
     packets: HashMap<(u64, u64), u32>,
 }
@@ -203,7 +207,8 @@ impl<'a> Sockets<'a> {
         Self {
             set,
             tcp: options.tcp,
-            unix: Unix::new(set),
+            unix: Unix::default(),
+            queues: Lazy::new(set, Image::SkQueues),
             packets: HashMap::new(),
         }
     }
@@ -213,12 +218,15 @@ impl<'a> Sockets<'a> {
         self.packets.get(&inode).copied()
     }
 
-    /// The entry of an internet socket, and its connection.
-    fn inet(&self, one: &Description<'_>, kind: &SocketKind) -> Result<InetSkEntry> {
+    /// The entry of an internet socket, and its connection or what waits in it.
+    fn inet(&mut self, one: &Description<'_>, kind: &SocketKind) -> Result<InetSkEntry> {
         let mut entry = inet::dump(one, kind)?;
         let is_connection = inet::is_tcp(kind) && entry.dst_port != 0;
         if is_connection && self.tcp.connections == Connections::Keep {
             tcp::dump(one, &mut entry, self.set)?;
+        }
+        if kind.kind != libc::SOCK_STREAM {
+            datagrams::dump(one, kind, &mut self.queues)?;
         }
         Ok(entry)
     }
@@ -234,7 +242,8 @@ impl<'a> Sockets<'a> {
     ) -> Result<Option<FileEntry>> {
         match kind.family {
             libc::AF_UNIX => {
-                self.unix.add(one, kind, &view.unix, pass_on)?;
+                self.unix
+                    .add(one, kind, &view.unix, &mut self.queues, pass_on)?;
                 Ok(None)
             }
             libc::AF_INET | libc::AF_INET6 => Ok(Some(inet::file(self.inet(one, kind)?))),
@@ -252,6 +261,7 @@ impl<'a> Sockets<'a> {
 
     /// The entries that are left, when all descriptors of the tree are known. `fresh` numbers those that are added.
     pub fn finish(self, view: &View, fresh: impl FnMut() -> u32) -> Result<Vec<FileEntry>> {
+        self.queues.finish()?;
         self.unix.finish(&view.unix, fresh)
     }
 }

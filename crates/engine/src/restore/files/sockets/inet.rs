@@ -283,6 +283,11 @@ impl Made {
             .ok_or_else(|| super::super::corrupt(self.entry.id, "a broken address"))
     }
 
+    /// Its family, type and protocol.
+    pub fn kind(&self) -> SocketKind {
+        kind(&self.entry)
+    }
+
     /// A duplicate for the tree.
     pub fn duplicate(&self) -> Result<OwnedFd> {
         fd::duplicate_from(self.file.as_fd(), 0).host("duplicate a socket")

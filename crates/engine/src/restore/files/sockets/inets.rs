@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use cryopod_image::criu::{FileEntry, InventoryEntry, PstreeEntry};
 use cryopod_image::{Kind, SetReader};
 
+use super::datagrams;
 use super::inet::{self, Made};
 use super::tcp::{self, Stream};
 use crate::dump::Connections;
@@ -132,8 +133,10 @@ impl Inets {
             .filter(|made| inet::is_connection(&made.entry))
     }
 
-    /// Completes them: listening, options, shutdown. When all pids of the tree exist, and before files get owners.
-    pub fn finish(&self) -> Result<()> {
+    /// Completes them: what waits in them, listening, options, shutdown. When all pids of the tree exist, and before files
+    /// get owners.
+    pub fn finish(&self, set: &SetReader) -> Result<()> {
+        datagrams::restore(set, &self.inet)?;
         self.inet.iter().try_for_each(Made::finish)
     }
 

@@ -1,11 +1,13 @@
 //! Sockets, in the other direction: a room for each family, and one for the options that all have.
 
+mod datagrams;
 mod inet;
 mod inet_options;
 mod inets;
 mod netlink;
 pub(crate) mod options;
 mod packet;
+mod queued;
 mod tcp;
 mod unix;
 
@@ -64,7 +66,7 @@ impl Sockets {
     /// Completes the sockets: queues, options, shutdown. When all pids of the tree exist, and before files get owners.
     /// `borrow` gives the open file of a file entry.
     pub fn finish<'f>(&self, set: &SetReader, borrow: &Borrow<'_, 'f>) -> Result<()> {
-        self.inets.finish()?;
+        self.inets.finish(set)?;
         self.unix.finish(set, borrow)
     }
 

@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use cryopod_image::criu::{
     CryopodPeer, FdTypes, FileEntry, FilePermsEntry, SkShutdown, UnixSkEntry,
 };
-use cryopod_image::{Kind as Image, SetWriter};
 use cryopod_sys::Errno;
 use cryopod_sys::socket::{self, SocketKind};
 
@@ -32,8 +31,8 @@ pub const EXTERNAL: u32 = 1;
 pub type PassOn<'p> = dyn FnMut(OwnedFd) -> Result<u32> + 'p;
 
 /// The unix sockets of a tree, as they are found.
-pub struct Unix<'a> {
-    queues: Lazy<'a>,
+#[derive(Default)]
+pub struct Unix {
     entries: Vec<Found>,
 }
 
@@ -45,21 +44,14 @@ struct Found {
     fd: Option<i32>,
 }
 
-impl<'a> Unix<'a> {
-    /// None yet.
-    pub fn new(set: &'a SetWriter) -> Self {
-        Self {
-            queues: Lazy::new(set, Image::SkQueues),
-            entries: Vec::new(),
-        }
-    }
-
-    /// Reads a socket and what waits in it.
+impl Unix {
+    /// Reads a socket, and what waits in it into `queues`.
     pub(in super::super) fn add(
         &mut self,
         one: &Description<'_>,
         kind: &SocketKind,
         view: &View,
+        queues: &mut Lazy<'_>,
         pass_on: &mut PassOn<'_>,
     ) -> Result<()> {
         let inode = one.seen.stat.st_ino as u32;
@@ -73,7 +65,7 @@ impl<'a> Unix<'a> {
         let reset = one.check("ask whether it has an error", queue::has_error(file))?;
         let receives = diag.state == ESTABLISHED || kind.kind == libc::SOCK_DGRAM;
         if receives {
-            queue::dump(one, diag, reset, &mut self.queues, pass_on)?;
+            queue::dump(one, diag, reset, queues, pass_on)?;
         }
         let name = names::find(one, &diag.name)?;
         let peer = if diag.state == LISTENING {
@@ -122,7 +114,6 @@ impl<'a> Unix<'a> {
 
     /// The entries of all sockets, and of those outside the tree that they are connected to. `fresh` numbers the latter.
     pub fn finish(self, view: &View, mut fresh: impl FnMut() -> u32) -> Result<Vec<FileEntry>> {
-        self.queues.finish()?;
         let inside: BTreeSet<u32> = self.entries.iter().map(|one| one.entry.ino).collect();
         let mut outside: HashMap<u32, UnixSkEntry> = HashMap::new();
         let mut lost = Vec::new();

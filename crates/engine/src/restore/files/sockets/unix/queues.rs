@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cryopod_image::criu::{FileEntry, SkPacketEntry, UnixSkEntry};
-use cryopod_image::{Kind as Image, SetReader};
+use cryopod_image::SetReader;
 use cryopod_sys::Errno;
 use cryopod_sys::message;
 use cryopod_sys::socket::{self, Credentials};
@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::super::super::corrupt;
 use super::super::options;
+use super::super::queued::each;
 use super::names::{Names, address, address_of};
 use super::{Borrow, Temporary, Unix, is_datagram, is_external};
 use crate::error::{Context, Error, Result};
@@ -51,29 +52,6 @@ pub fn check(
         }
     })?;
     Ok(counts)
-}
-
-/// Calls `take` with each message of the image and its place among those of its socket.
-fn each(
-    set: &SetReader,
-    mut take: impl FnMut(&SkPacketEntry, &mut dyn FnMut() -> Result<Vec<u8>>) -> Result<()>,
-) -> Result<()> {
-    if !set.exists(Image::SkQueues, None) {
-        return Ok(());
-    }
-    let mut image = set.entries(Image::SkQueues, None)?;
-    while let Some(packet) = image.next_entry::<SkPacketEntry>()? {
-        let mut taken = false;
-        let mut payload = || {
-            taken = true;
-            Ok(image.payload(u64::from(packet.length))?)
-        };
-        take(&packet, &mut payload)?;
-        if !taken {
-            image.skip_payload(u64::from(packet.length))?;
-        }
-    }
-    Ok(())
 }
 
 /// Fills all queues, and connects the sockets of datagrams on the way: what came before that from others is sent before,
