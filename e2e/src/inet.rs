@@ -44,8 +44,14 @@ pub fn tests() -> Vec<Test> {
         }),
         Test::new("inet::connection_that_is_dropped", drops_a_connection),
         Test::new("inet::connection_without_an_option", refuses_a_connection),
-        Test::new("inet::listener_as_standard_input", listener_as_standard_input),
-        Test::new("inet::connection_as_standard_input", connection_as_standard_input),
+        Test::new(
+            "inet::listener_as_standard_input",
+            listener_as_standard_input,
+        ),
+        Test::new(
+            "inet::connection_as_standard_input",
+            connection_as_standard_input,
+        ),
         Test::new("inet::mptcp_listeners", |c| {
             survives(c, kept(Program::native("mptcp_listeners")))
         }),
@@ -292,7 +298,9 @@ fn nobody_accepts(context: &Context) -> Result<()> {
     let refused = scene
         .cryopod
         .fails("unsupported", &["checkpoint", &root, "target:never"])?;
-    refused.says("wait to be accepted")?.says("--skip-in-flight")?;
+    refused
+        .says("wait to be accepted")?
+        .says("--skip-in-flight")?;
     scene.checkpoint_with("target:without", &["--skip-in-flight"])?;
     scene.tell_to_go()?;
     let mut answer = Vec::new();
@@ -325,7 +333,13 @@ fn connection_as_standard_input(context: &Context) -> Result<()> {
         command.stdin(OwnedFd::from(handed));
         Ok(())
     })?;
-    scene.put_through_everything()?;
+    if !context.without_checkpoint {
+        scene.checkpoint("target:running")?;
+        for round in ["target:first", "target:second"] {
+            scene.checkpoint_and_stop(round).context(round)?;
+            scene.restore(round).context(round)?;
+        }
+    }
     peer.write_all(b"a")?;
     scene.tell_to_go()?;
     let mut answer = Vec::new();

@@ -21,6 +21,12 @@ pub fn tests() -> Vec<Test> {
         Test::new("refused::seccomp_filter", |c| {
             survives_or_is_refused(c, Program::native("filtered"))
         }),
+        Test::new("refused::seccomp_filters_of_threads", |c| {
+            survives_or_is_refused(c, Program::native("filtered_threads"))
+        }),
+        Test::new("refused::seccomp_filters_that_differ", |c| {
+            survives_or_is_refused(c, Program::native("filtered_threads").arg("differ"))
+        }),
         Test::new("refused::segment_that_others_use", |c| {
             let scene = Scene::start(c, Program::native("sysvipc_shared"))?;
             refused(&scene)?;

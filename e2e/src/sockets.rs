@@ -12,6 +12,10 @@ pub fn tests() -> Vec<Test> {
         Test::new("sockets::unix_paths", native("unix_paths")),
         Test::new("sockets::unix_datagrams", native("unix_datagrams")),
         Test::new("sockets::unix_rights", native("unix_rights")),
+        Test::new(
+            "sockets::unix_epoll_in_flight",
+            native("unix_epoll_in_flight"),
+        ),
         Test::new("sockets::unix_options", native("unix_options")),
         Test::new("sockets::asyncio_over_socketpairs", asyncio),
     ]

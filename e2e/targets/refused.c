@@ -88,6 +88,64 @@ TARGET(other_namespaces) {
     return done();
 }
 
+static atomic_int filtered_step;
+
+/* Has a filter of its own on top of those of all, and finds later that another thread has added one for it. */
+static void *filtered_thread(void *argument) {
+    struct sock_fprog *own = argument;
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, own));
+    atomic_store(&filtered_step, 1);
+    await_count(&filtered_step, 2);
+    FAILS(syscall(SYS_getpgid, 0), ENOTNAM);
+    FAILS(syscall(SYS_getsid, 0), ENOTNAM);
+    return NULL;
+}
+
+static void *plain_thread(void *argument) {
+    (void)argument;
+    await_count(&filtered_step, 2);
+    FAILS(syscall(SYS_getpgid, 0), ENOTNAM);
+    CHECK(syscall(SYS_getsid, 0) != -1);
+    FAILS(syscall(SYS_getppid), ENOTNAM);
+    return NULL;
+}
+
+static struct sock_fprog forbid(unsigned number) {
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTNAM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_filter *copy = malloc(sizeof program);
+    memcpy(copy, program, sizeof program);
+    return (struct sock_fprog){sizeof program / sizeof *program, copy};
+}
+
+/* Threads have a filter in common; one may add another for all of them as long as theirs are the same to the kernel. */
+TARGET(filtered_threads) {
+    bool differs = argc > 1;
+    struct sock_fprog common = forbid(SYS_getpgid), own = forbid(SYS_getsid), late = forbid(SYS_getppid);
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &common));
+    pthread_t thread;
+    if (differs) {
+        MUST0(pthread_create(&thread, NULL, filtered_thread, &own));
+        await_count(&filtered_step, 1);
+    } else {
+        MUST0(pthread_create(&thread, NULL, plain_thread, NULL));
+    }
+    ready();
+    await_go();
+    FAILS(syscall(SYS_getpgid, 0), ENOTNAM);
+    CHECK(syscall(SYS_getsid, 0) != -1);
+    if (!differs)
+        EQUAL(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &late), 0);
+    atomic_store(&filtered_step, 2);
+    pthread_join(thread, NULL);
+    return done();
+}
+
 /* A filter of system calls that forbids what a tracer would like the task to do. */
 TARGET(filtered) {
     struct sock_filter program[] = {

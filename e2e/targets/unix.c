@@ -3,6 +3,7 @@
 
 #include <grp.h>
 #include <stddef.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -570,6 +571,39 @@ TARGET(unix_rights) {
     EQUAL(who.gid, 88);
     take(marked[1], 16, "me", fds, 0, &who);
     EQUAL(who.uid, 0);
+    return done();
+}
+
+/* An epoll instance that only a queue has: what it watches is open elsewhere. */
+TARGET(unix_epoll_in_flight) {
+    int via[2], watched[2], received;
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, via));
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, watched));
+    int epoll = MUST(epoll_create1(EPOLL_CLOEXEC)), empty = MUST(epoll_create1(0));
+    struct epoll_event wanted = {.events = EPOLLIN, .data.u64 = 0x1122334455667788}, got = {0};
+    MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, watched[1], &wanted));
+    /* Its number is another one by now. */
+    int moved = MUST(dup(watched[0]));
+    wanted.data.u64 = 7;
+    MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, moved, &wanted));
+    MUST(dup2(moved, 77));
+    close(moved), close(watched[0]);
+    pass(via[0], "one", &epoll, 1, NULL);
+    pass(via[0], "none", &empty, 1, NULL);
+    close(epoll), close(empty);
+    ready();
+    await_go();
+    take(via[1], 16, "one", &received, 1, NULL);
+    EQUAL(epoll_wait(received, &got, 1, 0), 0);
+    EQUAL(send(77, "x", 1, 0), 1);
+    EQUAL(epoll_wait(received, &got, 1, 10000), 1);
+    EQUAL(got.data.u64, 0x1122334455667788);
+    expect(watched[1], "x");
+    EQUAL(send(watched[1], "y", 1, 0), 1);
+    EQUAL(epoll_wait(received, &got, 1, 10000), 1);
+    EQUAL(got.data.u64, 7);
+    take(via[1], 16, "none", &received, 1, NULL);
+    EQUAL(epoll_wait(received, &got, 1, 0), 0);
     return done();
 }
 

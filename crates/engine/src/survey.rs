@@ -40,7 +40,15 @@ const NAMESPACES: [&str; 10] = [
 ];
 
 /// How often something in the way has to be found, and how long after the look before.
-const PAUSES: [Duration; 4] = [0, 10, 40, 100].map(Duration::from_millis);
+/// A server may wait for as long as TCP takes to send a segment again (200 ms): the checkpoint before this one held some
+/// back.
+const PAUSES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+];
 
 /// Looks for everything that stands in the way of a checkpoint of `root` and all its descendants.
 ///

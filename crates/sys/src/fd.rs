@@ -133,16 +133,16 @@ pub struct EpollSlot {
     pub offset: u32,
 }
 
-/// kcmp(2) with KCMP_EPOLL_TFD: whether descriptor `fd` of a process is the open file that a slot of one of its epoll
-/// instances watches. ENOENT when there is no such slot.
-pub fn is_epoll_target(pid: i32, fd: i32, slot: EpollSlot) -> Result<bool> {
+/// kcmp(2) with KCMP_EPOLL_TFD: whether descriptor `fd` of process `pid` is the open file that a slot of an epoll
+/// instance of process `holder` watches. ENOENT when there is no such slot.
+pub fn is_epoll_target(pid: i32, fd: i32, holder: i32, slot: EpollSlot) -> Result<bool> {
     const KCMP_EPOLL_TFD: i32 = 7;
     // SAFETY: `slot` has the layout of kcmp_epoll_slot, is live and only read.
     let order = check(unsafe {
         libc::syscall(
             libc::SYS_kcmp,
             pid,
-            pid,
+            holder,
             KCMP_EPOLL_TFD,
             fd as u64,
             &raw const slot,

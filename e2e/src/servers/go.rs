@@ -43,8 +43,7 @@ impl Server for Go {
     fn program(&self, directory: &Path, port: u16) -> Program {
         let server = directory.join("server").display().to_string();
         // It listens with MPTCP where the kernel has it.
-        Program::command(&server)
-            .arg(port.to_string())
+        Program::command(&server).arg(port.to_string())
     }
 
     fn connect(&self, _: &Path, port: u16, client: usize) -> Result<Box<dyn Client>, Trouble> {

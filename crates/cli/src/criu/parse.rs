@@ -347,12 +347,20 @@ fn apply(
         Setting::LinkRemap => settings.link_remap = on,
         Setting::ForceIrmap => settings.force_irmap = on,
         Setting::IrmapScanPath => settings.irmap_scan_paths.push(path()),
-        Setting::ExternalUnixSockets => match text {
-            None => settings.external_unix_sockets = on,
-            Some(inodes) => settings.refused.push(format!(
-                "option {shown}={inodes} is not supported: give {shown} alone, for datagrams to an address"
-            )),
-        },
+        // As with criu, a list does not narrow it down. What it allows beyond datagrams to an address (streams that are
+        // given to the restore with --inherit-fd) is refused by name.
+        Setting::ExternalUnixSockets => {
+            let is_inode =
+                |one: &str| one.is_empty() || one.parse::<u32>().is_ok_and(|ino| ino != 0);
+            if !given.split(',').all(is_inode) {
+                return Err(UsageError::BadValue {
+                    option: shown.to_owned(),
+                    value: given.to_owned(),
+                    wanted: "nothing, or inode numbers of sockets with commas between them",
+                });
+            }
+            settings.external_unix_sockets = on;
+        }
         Setting::TcpEstablished => settings.tcp_established = on,
         Setting::TcpClose => settings.tcp_close = on,
         Setting::SkipInFlight => settings.tcp.skip_in_flight = on,

@@ -128,14 +128,14 @@ pub fn shut(
     const CHAIN: &str = "input";
     let mut bodies = vec![
         new_table(table, life),
-        (
-            NEW_CHAIN,
-            CREATE,
-            chain(table, CHAIN, LOCAL_IN),
-        ),
+        (NEW_CHAIN, CREATE, chain(table, CHAIN, LOCAL_IN)),
     ];
     for door in doors {
-        bodies.push((NEW_RULE, CREATE | APPEND, rule(table, CHAIN, &door.turn_away())));
+        bodies.push((
+            NEW_RULE,
+            CREATE | APPEND,
+            rule(table, CHAIN, &door.turn_away()),
+        ));
     }
     batch(bodies, &mut sequence)
 }
@@ -284,7 +284,12 @@ impl Door {
         }
         if !self.address.ip().is_unspecified() {
             expressions.extend([
-                payload(FIRST_REGISTER, NETWORK, set.destination_offset, set.address_bytes),
+                payload(
+                    FIRST_REGISTER,
+                    NETWORK,
+                    set.destination_offset,
+                    set.address_bytes,
+                ),
                 equals(&octets(self.address.ip())),
             ]);
         }
@@ -447,13 +452,26 @@ mod tests {
     fn doors_are_as_wide_as_their_listeners() {
         let names = |address: &str, both_families| {
             let address = address.parse().unwrap();
-            let door = Door { address, both_families };
-            door.turn_away().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+            let door = Door {
+                address,
+                both_families,
+            };
+            door.turn_away()
+                .iter()
+                .map(|(name, _)| *name)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         let end = "payload cmp payload bitwise cmp immediate";
         assert_eq!(names("[::]:80", true), format!("meta cmp {end}"));
-        assert_eq!(names("0.0.0.0:80", false), format!("meta cmp meta cmp {end}"));
-        assert_eq!(names("[::1]:80", false), format!("meta cmp meta cmp payload cmp {end}"));
+        assert_eq!(
+            names("0.0.0.0:80", false),
+            format!("meta cmp meta cmp {end}")
+        );
+        assert_eq!(
+            names("[::1]:80", false),
+            format!("meta cmp meta cmp payload cmp {end}")
+        );
     }
 
     #[test]

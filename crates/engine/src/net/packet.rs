@@ -69,7 +69,7 @@ impl Packet {
             _ => return Err(Errno::AFNOSUPPORT),
         };
         let length = length(self.contents.len())?.to_be_bytes();
-        let pseudo = [&addresses, &[0, self.protocol], &length[..]].concat();
+        let pseudo = [&addresses[..], &[0, self.protocol], &length].concat();
         let sum = checksum(&[&pseudo, &self.contents]);
         let at = self.checksum_at;
         let place = self.contents.get_mut(at..at + 2).ok_or(Errno::INVAL)?;
@@ -122,7 +122,11 @@ mod tests {
 
     #[test]
     fn packets_are_of_one_family_and_not_too_long() {
-        let encode = |from, to, bytes| packet(from, to, vec![0; bytes]).encode().map(|raw| raw.len());
+        let encode = |from, to, bytes| {
+            packet(from, to, vec![0; bytes])
+                .encode()
+                .map(|raw| raw.len())
+        };
         assert_eq!(encode("1.2.3.4", "5.6.7.8", 65515), Ok(65535));
         assert_eq!(encode("1.2.3.4", "5.6.7.8", 65516), Err(Errno::MSGSIZE));
         assert_eq!(encode("::1", "::2", 65535), Ok(65575));

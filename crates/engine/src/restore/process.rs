@@ -10,7 +10,7 @@ use cryopod_sys::wait::{self, Status};
 
 use super::plan::{Body, State, Task};
 use super::tree::{Tree, World};
-use super::{RestoreOptions, guards, mappings, settings, signals, threads, timers};
+use super::{RestoreOptions, guards, mappings, seccomp, settings, signals, threads, timers};
 use crate::error::{Context, Error, Result};
 use crate::proc;
 use crate::proc::mem::Mem;
@@ -352,8 +352,15 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
     }
     world.files.lock_ranges(puppet, mem, body.ids.files_id)?;
     limits(puppet, mem, tc)?;
+    let cores: Vec<_> = living()
+        .filter_map(|(_, thread)| thread.core.thread_core.as_ref())
+        .collect();
+    let shared = match living().next() {
+        Some((puppet, _)) => seccomp::share(world.set, puppet, mem, &cores)?,
+        None => 0,
+    };
     for (puppet, thread) in living() {
-        threads::bind(world, puppet, mem, thread)?;
+        threads::bind(world, puppet, mem, thread, shared)?;
     }
     if tc.cryopod_lock_future == Some(true) {
         puppet.must(

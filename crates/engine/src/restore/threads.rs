@@ -192,9 +192,16 @@ fn thread_area(puppet: &Puppet, mem: &Mem, segment: &UserDesc) -> Result<()> {
 }
 
 /// Filters, credentials, rseq: after this the thread can do less.
-pub fn bind(world: &World<'_>, puppet: &Puppet, mem: &Mem, thread: &Thread) -> Result<()> {
+/// `shared` filters it has already ([`seccomp::share`]).
+pub fn bind(
+    world: &World<'_>,
+    puppet: &Puppet,
+    mem: &Mem,
+    thread: &Thread,
+    shared: usize,
+) -> Result<()> {
     let (_, core) = parts(thread)?;
-    seccomp::restore(world.set, puppet, mem, core)?;
+    seccomp::restore(world.set, puppet, mem, core, shared)?;
     if let Some(creds) = &core.creds {
         credentials::restore(puppet, mem, creds)?;
     }

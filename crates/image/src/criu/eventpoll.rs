@@ -38,4 +38,8 @@ pub struct EventpollFileEntry {
     pub fown: super::FownEntry,
     #[prost(message, repeated, tag = "4")]
     pub tfd: Vec<EventpollTfdEntry>,
+    /// The descriptor table that the watched descriptors are in, where none leads to the instance: it waits in the queue
+    /// of a socket.
+    #[prost(uint32, optional, tag = "20001")]
+    pub cryopod_home: Option<u32>,
 }

@@ -2,9 +2,11 @@
 //!
 //! An instance watches open files, each under the number its descriptor had when it was added. The image has the
 //! numbers only, and restore adds them again in a process that has them. So some process that holds the instance must
-//! also hold every watched file; where a file has moved to another number since, both numbers are recorded.
+//! also hold every watched file; where a file has moved to another number since, both numbers are recorded. An instance
+//! that nobody holds, because it waits in the queue of a socket, is added to by any process that holds the files.
 
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use cryopod_image::criu::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry, FownEntry};
 use cryopod_sys::Errno;
@@ -24,12 +26,16 @@ struct Instance {
     targets: Vec<EventpollTfdEntry>,
     /// Descriptors that lead to it: process and number.
     holders: Vec<(i32, i32)>,
+    /// Where it was found in a queue: a duplicate of ours, and process and number of the socket.
+    in_flight: Option<(OwnedFd, (i32, i32))>,
 }
 
 /// The epoll instances seen so far.
 #[derive(Debug, Default)]
 pub struct Epolls {
     instances: Vec<Instance>,
+    /// The descriptor tables of the tree: a process that has it, and its number.
+    tables: Vec<(i32, u32)>,
 }
 
 impl Epolls {
@@ -46,8 +52,22 @@ impl Epolls {
             owner: one.owner.clone(),
             targets,
             holders: Vec::new(),
+            in_flight: None,
         });
         Ok(())
+    }
+
+    /// Notes the descriptor table of a process.
+    pub fn table(&mut self, pid: i32, files_id: u32) {
+        self.tables.push((pid, files_id));
+    }
+
+    /// Notes that a known instance was found in the queue of a socket, as `file`, which is ours.
+    pub fn in_flight(&mut self, id: u32, file: OwnedFd, socket: (i32, i32)) {
+        let known = self.instances.iter_mut().find(|instance| instance.id == id);
+        if let Some(instance) = known {
+            instance.in_flight = Some((file, socket));
+        }
     }
 
     /// Notes a descriptor that leads to a known instance.
@@ -63,16 +83,19 @@ impl Epolls {
         let mut entries = Vec::new();
         let mut lost = Vec::new();
         for instance in self.instances {
-            let found = instance.resolve();
-            if let Err(target) = found {
-                lost.push(instance.unsupported(target));
-                continue;
-            }
+            let (tfd, home) = match instance.resolve(&self.tables) {
+                Ok(found) => found,
+                Err(target) => {
+                    lost.push(instance.unsupported(target));
+                    continue;
+                }
+            };
             let epfd = EventpollFileEntry {
                 id: instance.id,
                 flags: instance.flags,
                 fown: instance.owner,
-                tfd: found.unwrap_or_default(),
+                tfd,
+                cryopod_home: home,
             };
             entries.push(FileEntry {
                 r#type: FdTypes::EventPoll.into(),
@@ -89,40 +112,59 @@ impl Epolls {
     }
 }
 
+/// Targets, and the table that their numbers are of.
+type Resolved = (Vec<EventpollTfdEntry>, Option<u32>);
+
 impl Instance {
-    /// The targets with the numbers they have in one of the processes; or a number that leads nowhere.
-    fn resolve(&self) -> std::result::Result<Vec<EventpollTfdEntry>, u32> {
+    /// The targets with the numbers they have in one of the processes, and its table unless it holds the instance; or a
+    /// number that leads nowhere.
+    fn resolve(&self, tables: &[(i32, u32)]) -> std::result::Result<Resolved, u32> {
+        if self.targets.is_empty() {
+            return Ok((Vec::new(), None));
+        }
         let mut missing = 0;
         for &(pid, fd) in &self.holders {
-            match self.resolve_in(pid, fd) {
-                Ok(targets) => return Ok(targets),
+            match self.resolve_in(pid, (pid, fd)) {
+                Ok(targets) => return Ok((targets, None)),
                 Err(target) => missing = target,
             }
         }
-        if self.targets.is_empty() {
-            Ok(Vec::new())
-        } else {
-            Err(missing)
+        if let Some((file, _)) = self.in_flight.as_ref().filter(|_| self.holders.is_empty()) {
+            let own = (std::process::id() as i32, file.as_raw_fd());
+            for &(pid, files_id) in tables {
+                match self.resolve_in(pid, own) {
+                    Ok(targets) => return Ok((targets, Some(files_id))),
+                    Err(target) => missing = target,
+                }
+            }
         }
+        Err(missing)
     }
 
-    fn resolve_in(&self, pid: i32, epoll: i32) -> std::result::Result<Vec<EventpollTfdEntry>, u32> {
+    /// The numbers in process `pid`; `holder` is a descriptor that leads to the instance.
+    fn resolve_in(
+        &self,
+        pid: i32,
+        holder: (i32, i32),
+    ) -> std::result::Result<Vec<EventpollTfdEntry>, u32> {
         let mut seen_before: HashMap<u32, u32> = HashMap::new();
         let mut others = None;
         let mut targets = self.targets.clone();
         for target in &mut targets {
             let offset = seen_before.entry(target.tfd).or_default();
             let slot = EpollSlot {
-                epoll: epoll as u32,
+                epoll: holder.1 as u32,
                 target: target.tfd,
                 offset: *offset,
             };
             *offset += 1;
-            if is_target(pid, target.tfd as i32, slot, target) {
+            if is_target(pid, target.tfd as i32, holder.0, slot, target) {
                 continue;
             }
             let others = others.get_or_insert_with(|| proc::numbers(pid, "fd").unwrap_or_default());
-            let moved = others.iter().find(|&&fd| is_target(pid, fd, slot, target));
+            let moved = others
+                .iter()
+                .find(|&&fd| is_target(pid, fd, holder.0, slot, target));
             target.tfd = *moved.ok_or(slot.target)? as u32;
             target.cryopod_number = Some(slot.target);
         }
@@ -130,7 +172,13 @@ impl Instance {
     }
 
     fn unsupported(&self, target: u32) -> Unsupported {
-        let (pid, fd) = self.holders.first().copied().unwrap_or_default();
+        let found_at = self.in_flight.as_ref().map(|(_, socket)| *socket);
+        let (pid, fd) = self
+            .holders
+            .first()
+            .copied()
+            .or(found_at)
+            .unwrap_or_default();
         let what = format!(
             "epoll instance that watches a file (added as descriptor {target}) which no process that has the instance \
              has open any more: not supported"
@@ -144,7 +192,7 @@ impl Instance {
 }
 
 /// Whether descriptor `fd` is the watched file.
-fn is_target(pid: i32, fd: i32, slot: EpollSlot, target: &EventpollTfdEntry) -> bool {
+fn is_target(pid: i32, fd: i32, holder: i32, slot: EpollSlot, target: &EventpollTfdEntry) -> bool {
     let same_inode = || {
         Seen::place(pid, format!("fd/{fd}"))
             .is_ok_and(|seen| Some(seen.stat.st_ino) == target.inode)
@@ -152,7 +200,7 @@ fn is_target(pid: i32, fd: i32, slot: EpollSlot, target: &EventpollTfdEntry) -> 
     if fd != slot.target as i32 && !same_inode() {
         return false;
     }
-    match is_epoll_target(pid, fd, slot) {
+    match is_epoll_target(pid, fd, holder, slot) {
         Ok(same) => same,
         // A kernel whose kcmp(2) does not know epoll: the inode has to do.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => same_inode(),
@@ -212,7 +260,8 @@ mod tests {
             owner: FownEntry::default(),
             targets: Vec::new(),
             holders: Vec::new(),
+            in_flight: None,
         };
-        assert_eq!(instance.resolve(), Ok(Vec::new()));
+        assert_eq!(instance.resolve(&[]), Ok((Vec::new(), None)));
     }
 }

@@ -136,11 +136,15 @@ pub struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Begins with the files of a tree whose processes, all frozen, are `pids`.
+    /// Begins with the files of a tree whose processes, all frozen, are `pids`. Connections that wait to be accepted are
+    /// left behind: whether there were any was decided when the tree was frozen ([`super::freeze_for_dump`]), and the
+    /// kernel goes on adding new ones.
     pub fn new(set: &'a SetWriter, options: &DumpOptions, pids: &[i32]) -> Result<Self> {
+        let mut outlook = options.clone();
+        outlook.tcp.skip_in_flight = true;
         Ok(Self {
             set,
-            outlook: Outlook::scan(pids, options)?,
+            outlook: Outlook::scan(pids, &outlook)?,
             identities: Identities::default(),
             places: HashMap::new(),
             entries: set.entries(Image::Files, None)?,
@@ -172,6 +176,7 @@ impl<'a> Files<'a> {
         let pidfd = process::pidfd_open(pid).task("open it (pidfd_open)", pid)?;
         let mut table = self.set.entries(Image::Fdinfo, Some(u64::from(files_id)))?;
         let mut unsupported = Vec::new();
+        self.epolls.table(pid, files_id);
         let numbers = proc::numbers(pid, "fd")?;
         for &fd in &numbers {
             match self.descriptor(pidfd.as_fd(), files_id, pid, fd) {
@@ -294,11 +299,15 @@ impl<'a> Files<'a> {
         while let Some((id, file)) = self.in_flight.next() {
             let seen = Seen::descriptor(std::process::id() as i32, file.as_raw_fd())?;
             let kind = classify(&seen);
+            let again = rustix::io::fcntl_dupfd_cloexec(&file, 0).host("duplicate a file")?;
             let written = match self.outlook.problem(&seen, &kind) {
                 Some(what) => Err(refuse(&seen, what)),
                 None => self.new_description(id, &seen, &kind, file),
             };
             written.map_err(|error| in_flight::as_found(error, pid, fd))?;
+            if kind == Kind::Epoll {
+                self.epolls.in_flight(id, again, (pid, fd));
+            }
         }
         Ok(())
     }

@@ -33,25 +33,37 @@ pub fn highest_number<'e>(entries: impl Iterator<Item = &'e EventpollFileEntry>)
     Ok(highest)
 }
 
-/// The table, and the descriptor in it, by which an instance is filled: one that has all watched numbers.
+/// The table, and the descriptor in it, by which an instance is filled: one that has all watched numbers. Without a
+/// descriptor, no table leads to the instance, and it is filled by the number that it has in this process.
 pub fn home(
     entry: &EventpollFileEntry,
     tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
-) -> Result<Option<(u32, u32)>> {
+) -> Result<Option<(u32, Option<u32>)>> {
+    if entry.tfd.is_empty() {
+        return Ok(None);
+    }
+    // Tables are in the order of numbers.
+    let has =
+        |table: &[FdinfoEntry], fd: u32| table.binary_search_by_key(&fd, |one| one.fd).is_ok();
+    let has_all = |table: &[FdinfoEntry]| entry.tfd.iter().all(|target| has(table, target.tfd));
     let mut held = false;
     for (&files_id, table) in tables {
         let Some(own) = table.iter().find(|one| one.id == entry.id) else {
             continue;
         };
         held = true;
-        // Tables are in the order of numbers.
-        let has = |fd: u32| table.binary_search_by_key(&fd, |one| one.fd).is_ok();
-        if entry.tfd.iter().all(|target| has(target.tfd)) {
-            return Ok(Some((files_id, own.fd)));
+        if has_all(table) {
+            return Ok(Some((files_id, Some(own.fd))));
         }
     }
-    if !held || entry.tfd.is_empty() {
-        return Ok(None);
+    let stands_in = |(files_id, table): &(&u32, &Vec<FdinfoEntry>)| {
+        entry.cryopod_home.is_none_or(|home| home == **files_id) && has_all(table)
+    };
+    match tables.iter().find(stands_in) {
+        Some((&files_id, _)) if !held => return Ok(Some((files_id, None))),
+        // Perhaps in a queue, and nobody takes it out.
+        None if tables.is_empty() => return Ok(None),
+        _ => {}
     }
     let what = format!(
         "file {}: an epoll instance that watches descriptors which nobody who has it has",
@@ -191,10 +203,21 @@ mod tests {
             (1, table(&[(3, 9), (4, 1)])),
             (2, table(&[(4, 1), (5, 2), (6, 9)])),
         ]);
-        assert_eq!(home(&entry(&[4, 5]), &tables).unwrap(), Some((2, 6)));
-        assert_eq!(home(&entry(&[4]), &tables).unwrap(), Some((1, 3)));
-        assert_eq!(home(&entry(&[]), &tables).unwrap(), Some((1, 3)));
+        assert_eq!(home(&entry(&[4, 5]), &tables).unwrap(), Some((2, Some(6))));
+        assert_eq!(home(&entry(&[4]), &tables).unwrap(), Some((1, Some(3))));
+        assert_eq!(home(&entry(&[]), &tables).unwrap(), None);
         assert!(home(&entry(&[7]), &tables).is_err());
         assert_eq!(home(&entry(&[7]), &BTreeMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_in_a_queue_is_filled_by_somebody_who_has_the_numbers() {
+        let tables = BTreeMap::from([(1, table(&[(4, 1)])), (2, table(&[(4, 3)]))]);
+        let mut entry = entry(&[4]);
+        assert_eq!(home(&entry, &tables).unwrap(), Some((1, None)));
+        entry.cryopod_home = Some(2);
+        assert_eq!(home(&entry, &tables).unwrap(), Some((2, None)));
+        entry.cryopod_home = Some(3);
+        assert!(home(&entry, &tables).is_err());
     }
 }

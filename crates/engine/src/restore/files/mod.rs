@@ -92,7 +92,7 @@ pub struct Files {
     courier: Courier,
     watches: Watches,
     /// Where epoll instances are filled: table and descriptor, by entry.
-    epolls: BTreeMap<u32, (u32, u32)>,
+    epolls: BTreeMap<u32, (u32, Option<u32>)>,
     sockets: Sockets,
     locks: Locks,
     ttys: Ttys,
@@ -316,6 +316,11 @@ impl Files {
                 continue;
             };
             let table = self.table(files_id)?;
+            // Until [`Files::close_high`], tasks have all that this process has.
+            let epoll = match *epoll {
+                Some(epoll) => epoll,
+                None => self.descriptor(*id)? as u32,
+            };
             let is_joined = |fd: u32| {
                 table
                     .iter()
@@ -329,7 +334,7 @@ impl Files {
                 puppet,
                 mem,
                 epfd,
-                *epoll,
+                epoll,
                 self.base,
                 close_on_exec,
                 is_joined,

@@ -37,9 +37,12 @@ pub fn is_udp(kind: &SocketKind) -> bool {
 }
 
 /// Writes what waits in a socket that has no connection of TCP.
-pub fn dump(one: &Description<'_>, kind: &SocketKind, image: &mut Lazy<'_>) -> Result<()> {
+pub(super) fn dump(one: &Description<'_>, kind: &SocketKind, image: &mut Lazy<'_>) -> Result<()> {
     let fd = one.file.as_fd();
-    if !one.check("ask whether something waits in it (poll)", has_something(fd))? {
+    if !one.check(
+        "ask whether something waits in it (poll)",
+        has_something(fd),
+    )? {
         return Ok(());
     }
     let mut lost = Lost::default();
@@ -92,7 +95,9 @@ fn obstacle(fd: BorrowedFd<'_>, kind: &SocketKind) -> Option<&'static str> {
     if !is_udp(kind) {
         Some("they are not of UDP")
     } else if has_error(fd) {
-        Some("the socket has an error that its program has not seen, and reading would take it away")
+        Some(
+            "the socket has an error that its program has not seen, and reading would take it away",
+        )
     } else if flag(libc::SO_REUSEPORT) {
         Some("the socket shares its port, and others could get them (SO_REUSEPORT)")
     } else if device.is_ok_and(|name| !name.is_empty() && name != b"lo\0") {
@@ -197,7 +202,8 @@ impl<'f> Peek<'f> {
 
 impl Drop for Peek<'_> {
     fn drop(&mut self) {
-        let mut undone = socket::set_option_int(self.fd, SOL_SOCKET, libc::SO_PEEK_OFF, self.offset);
+        let mut undone =
+            socket::set_option_int(self.fd, SOL_SOCKET, libc::SO_PEEK_OFF, self.offset);
         for &(level, name) in &self.told {
             undone = undone.and(socket::set_option_int(self.fd, level, name, 0));
         }
@@ -229,12 +235,18 @@ mod tests {
         let fd = socket.as_fd();
         let kind = socket::kind(fd).unwrap();
         let all = Peek::new(fd).unwrap().all(&kind).unwrap();
-        all.into_iter().map(|one| (one.bytes, one.from, one.to)).collect()
+        all.into_iter()
+            .map(|one| (one.bytes, one.from, one.to))
+            .collect()
     }
 
     #[test]
     fn what_waits_is_seen_and_stays() {
-        for (any, here) in [("0.0.0.0:0", "127.0.0.7"), ("[::]:0", "::1"), ("[::]:0", "127.0.0.7")] {
+        for (any, here) in [
+            ("0.0.0.0:0", "127.0.0.7"),
+            ("[::]:0", "::1"),
+            ("[::]:0", "127.0.0.7"),
+        ] {
             let socket = UdpSocket::bind(any).unwrap();
             let here = SocketAddr::new(here.parse().unwrap(), socket.local_addr().unwrap().port());
             let sender = UdpSocket::bind(SocketAddr::new(here.ip(), 0)).unwrap();
@@ -246,10 +258,18 @@ mod tests {
             let seen: Vec<_> = seen
                 .iter()
                 .map(|(bytes, from, to)| {
-                    (&bytes[..], address::on_the_wire(*from), address::on_the_wire(*to))
+                    (
+                        &bytes[..],
+                        address::on_the_wire(*from),
+                        address::on_the_wire(*to),
+                    )
                 })
                 .collect();
-            let expected = [(&b"one"[..], from, here), (b"", from, here), (b"three", from, here)];
+            let expected = [
+                (&b"one"[..], from, here),
+                (b"", from, here),
+                (b"three", from, here),
+            ];
             assert_eq!(seen, expected);
             let mut buffer = [0; 8];
             for length in [3, 0, 5] {

@@ -63,7 +63,7 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
         (SOCK_DGRAM, UDP | UDPLITE | libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) | (SOCK_RAW, _) => {
             None
         }
-        (SOCK_STREAM, libc::IPPROTO_MPTCP) => mptcp_problem(fd, wanted),
+        (SOCK_STREAM, libc::IPPROTO_MPTCP) => mptcp_problem(fd, kind, wanted),
         (_, protocol) => Some(format!("protocol {protocol}")),
     };
     what.or_else(|| inet_options::problem(fd, kind))
@@ -71,17 +71,25 @@ pub fn problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
         .map(|what| format!("{}: {what}: not supported", shown(kind)))
 }
 
-fn queue_problem(fd: BorrowedFd<'_>, wanted: &TcpOptions) -> Option<String> {
-    // Without their number: it differs from one look of the survey to the next.
-    let what = "connections wait to be accepted (--skip-in-flight leaves them behind)";
-    let are_there = !wanted.skip_in_flight && waiting(fd).ok()? > 0;
-    are_there.then(|| what.to_owned())
+/// Names one of those who wait, so that the survey, which believes what it finds again and again, can tell a server that
+/// is busy from one that accepts nobody.
+fn queue_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Option<String> {
+    if wanted.skip_in_flight || waiting(fd).ok()? == 0 {
+        return None;
+    }
+    let port = address::local(fd).ok()?.port();
+    let peers = diag::inet::waiting(kind.family as u8, port);
+    let from = peers.ok().and_then(|peers| peers.first().copied());
+    let from = from.map_or(String::new(), |peer| format!(", as from {peer}"));
+    Some(format!(
+        "connections wait to be accepted{from} (--skip-in-flight leaves them behind)"
+    ))
 }
 
 fn tcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Option<String> {
     let info = tcp::info(fd).ok()?;
     if info.state == state::LISTEN {
-        return queue_problem(fd, wanted);
+        return queue_problem(fd, kind, wanted);
     }
     let (local, peer) = connection(fd, kind).ok()??;
     let name = format!("connection {local} to {peer} ({})", state_name(info.state));
@@ -96,9 +104,9 @@ fn tcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Op
 
 /// MPTCP(7) has no repair, so that only listeners and sockets without a connection can be made again. A connection that
 /// a listener accepts from a peer without MPTCP is an ordinary one of TCP.
-fn mptcp_problem(fd: BorrowedFd<'_>, wanted: &TcpOptions) -> Option<String> {
+fn mptcp_problem(fd: BorrowedFd<'_>, kind: &SocketKind, wanted: &TcpOptions) -> Option<String> {
     match (tcp::info(fd).ok()?.state, address::peer(fd)) {
-        (state::LISTEN, _) => queue_problem(fd, wanted),
+        (state::LISTEN, _) => queue_problem(fd, kind, wanted),
         (state::CLOSE, Ok(None)) => None,
         (_, Ok(Some(peer))) => Some(format!("MPTCP connection to {peer}")),
         _ => Some("MPTCP connection".to_owned()),

@@ -13,8 +13,8 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
-use cryopod_image::{Kind as Image, SetWriter};
 use cryopod_image::criu::{FdTypes, FileEntry, InetSkEntry};
+use cryopod_image::{Kind as Image, SetWriter};
 use cryopod_sys::process;
 use cryopod_sys::socket::{self, SocketKind};
 use rustix::fs::FileType;
@@ -141,8 +141,9 @@ impl View {
             }
             libc::AF_NETLINK | libc::AF_PACKET => false,
             // One of the virtual machine's host (vsock(7)), for example.
-            _ => duplicate(seen.pid, seen.fd.unwrap_or(-1))
-                .is_some_and(|file| rustix::net::getpeername(&file).is_ok_and(|peer| peer.is_some())),
+            _ => duplicate(seen.pid, seen.fd.unwrap_or(-1)).is_some_and(|file| {
+                rustix::net::getpeername(&file).is_ok_and(|peer| peer.is_some())
+            }),
         }
     }
 
@@ -153,7 +154,8 @@ impl View {
                 numbers.into_iter().map(move |fd| (pid, fd))
             };
             let all = self.pids.iter().flat_map(descriptors);
-            all.filter_map(|(pid, fd)| connection(pid, Some(fd))).collect()
+            all.filter_map(|(pid, fd)| connection(pid, Some(fd)))
+                .collect()
         })
     }
 

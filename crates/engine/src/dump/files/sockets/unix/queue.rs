@@ -118,6 +118,7 @@ fn store(id: u32, packet: Packet, image: &mut Lazy<'_>, pass_on: &mut PassOn<'_>
             gid: who.gid,
             groups: Vec::new(),
         }),
+        cryopod_to: None,
     })?;
     Ok(image.payload(&bytes)?)
 }

@@ -11,8 +11,8 @@ use super::super::{duplicate, options, shown};
 use super::queue;
 use crate::dump::DumpOptions;
 use crate::error::{Context, Result};
-use crate::proc;
 use crate::net::diag::unix::{self, ESTABLISHED, LISTENING, SHUT_READ, SHUT_WRITE, UnixSocket};
+use crate::proc;
 
 /// The unix sockets of this network namespace, as a tree sees them.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use cryopod_image::criu::{FileEntry, SkPacketEntry, UnixSkEntry};
 use cryopod_image::SetReader;
+use cryopod_image::criu::{FileEntry, SkPacketEntry, UnixSkEntry};
 use cryopod_sys::Errno;
 use cryopod_sys::message;
 use cryopod_sys::socket::{self, Credentials};
