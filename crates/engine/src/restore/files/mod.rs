@@ -317,19 +317,13 @@ impl Files {
             };
             let table = self.table(files_id)?;
             // Until [`Files::close_high`], tasks have all that this process has.
-            let epoll = match *epoll {
-                Some(epoll) => epoll,
-                None => self.descriptor(*id)? as u32,
-            };
+            let epoll = epoll.map_or_else(|| self.descriptor(*id).map(|fd| fd as u32), Ok)?;
             let is_joined = |fd: u32| {
                 table
                     .iter()
                     .any(|one| one.fd == fd && self.joined.contains(&one.id))
             };
-            let close_on_exec = |fd: u32| {
-                let at = table.binary_search_by_key(&fd, |one| one.fd);
-                at.is_ok_and(|at| table[at].flags & FD_CLOEXEC != 0)
-            };
+            let close_on_exec = |fd: u32| tables::closes_on_exec(table, fd);
             epolls::fill(
                 puppet,
                 mem,

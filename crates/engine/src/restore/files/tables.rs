@@ -47,6 +47,12 @@ pub fn load(
     Ok(table)
 }
 
+/// Whether a descriptor of a table is closed on exec.
+pub fn closes_on_exec(table: &[FdinfoEntry], fd: u32) -> bool {
+    let at = table.binary_search_by_key(&fd, |one| one.fd);
+    at.is_ok_and(|at| table[at].flags & super::FD_CLOEXEC != 0)
+}
+
 /// Where a descriptor comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
