@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::harness::context::skip;
 use crate::harness::{Context, Program, Scene, Test};
 
 pub fn tests() -> Vec<Test> {
@@ -14,6 +15,8 @@ pub fn tests() -> Vec<Test> {
         Test::new("cgroups::still_there", |c| there_or_gone(c, false)),
         Test::new("cgroups::made_again", |c| there_or_gone(c, true)),
         Test::new("cgroups::ignored", ignored),
+        Test::new("cgroups::unified_still_there", |c| unified(c, false)),
+        Test::new("cgroups::unified_made_again", |c| unified(c, true)),
     ]
 }
 
@@ -66,6 +69,61 @@ fn there_or_gone(context: &Context, gone: bool) -> Result<()> {
     scene.restore("target:grouped")?;
     let empty = fs::metadata(hierarchy.path.join("outer/empty")).context("no empty group")?;
     ensure!(empty.permissions().mode() & 0o777 == 0o711, "another mode");
+    scene.finish()
+}
+
+/// Groups of version 2, of one name, in the hierarchy that everybody is in.
+struct Unified {
+    mount: PathBuf,
+    name: String,
+}
+
+impl Unified {
+    fn find(name: String) -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mut lines = mounts.lines().map(|line| line.split(' '));
+        let found = lines.find_map(|mut words| {
+            let point = words.nth(1)?;
+            (words.next() == Some("cgroup2")).then(|| PathBuf::from(point))
+        });
+        match found {
+            Some(mount) => Ok(Self { mount, name }),
+            None => skip("version 2 of control groups is not mounted"),
+        }
+    }
+
+    fn group(&self, group: &str) -> PathBuf {
+        self.mount.join(format!("{}-{group}", self.name))
+    }
+
+    fn remove_groups(&self) {
+        for group in ["outer/threads", "outer", "other"] {
+            let _is_gone = fs::remove_dir(self.group(group));
+        }
+    }
+}
+
+impl Drop for Unified {
+    fn drop(&mut self) {
+        self.remove_groups();
+    }
+}
+
+fn unified(context: &Context, gone: bool) -> Result<()> {
+    context.cryopod()?;
+    let name = format!("cryopod-{}-unified-{gone}", std::process::id());
+    let groups = Unified::find(name)?;
+    let program = Program::native("cgroups_unified").arg(&groups.name);
+    let mount = groups.mount.display().to_string();
+    let mut scene = Scene::start(context, program.arg(mount))?;
+    scene.checkpoint_and_stop("target:grouped")?;
+    if gone {
+        groups.remove_groups();
+        ensure!(!groups.group("outer").exists(), "a group is in use");
+    }
+    scene.restore("target:grouped")?;
+    let other = fs::metadata(groups.group("other")).context("no group for the child")?;
+    ensure!(other.permissions().mode() & 0o777 == 0o711, "another mode");
     scene.finish()
 }
 

@@ -67,7 +67,7 @@ impl Cgroups {
             let places = members
                 .ctls
                 .iter()
-                .map(|member| place(member, &dumper, &own))
+                .filter_map(|member| place(member, &dumper, &own).transpose())
                 .collect::<Result<Places>>()?;
             cgroups.places.insert(id, places);
         }
@@ -193,22 +193,24 @@ fn is_there(members: &[CgMemberEntry], name: &str, path: &Path) -> bool {
         .any(|member| member.name == name && below(&member.path).is_ok_and(|here| here == path))
 }
 
-/// Where a membership leads: to the group that it names, or, where the dumper was there too, to the restorer's.
+/// Where a membership leads: to the group that it names, or, where the dumper was there too, to the restorer's. Nowhere,
+/// where that is in a hierarchy that is gone by now: it meant nothing to the program.
 fn place(
     member: &CgMemberEntry,
     dumper: &[CgMemberEntry],
     own: &[CgMemberEntry],
-) -> Result<(String, PathBuf)> {
+) -> Result<Option<(String, PathBuf)>> {
     let name = member.name.clone();
     let with_dumper = dumper
         .iter()
         .any(|one| one.name == name && one.path == member.path);
     let here = own.iter().find(|one| one.name == name);
     let path = match here {
+        None if with_dumper => return Ok(None),
         Some(here) if with_dumper => below(&here.path)?,
         _ => below(&member.path)?,
     };
-    Ok((name, path))
+    Ok(Some((name, path)))
 }
 
 /// A path from an image, below the root, with nothing in it that leads out.
@@ -432,10 +434,14 @@ mod tests {
         let task = parse("1:cpu:/old\n2:name=x:/group\n");
         let places: Vec<_> = task
             .iter()
-            .map(|member| place(member, &dumper, &own).unwrap())
+            .filter_map(|member| place(member, &dumper, &own).unwrap())
             .collect();
         assert!(places.contains(&("cpu".into(), "new".into())));
         assert!(places.contains(&("name=x".into(), "group".into())));
+        // A hierarchy that is gone leads nowhere, unless the task had a group of its own there.
+        let gone = place(&dumper[0], &dumper, &[]).unwrap();
+        assert_eq!(gone, None);
+        assert!(place(&task[1], &dumper, &[]).unwrap().is_some());
     }
 
     #[test]
