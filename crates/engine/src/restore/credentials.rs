@@ -12,6 +12,8 @@ const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
 const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE).
 const AMBIENT_RAISE: u64 = 2;
+/// prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL).
+const AMBIENT_CLEAR: u64 = 4;
 
 /// A set of capabilities from the words of an image.
 fn mask(words: &[u32]) -> u64 {
@@ -38,12 +40,17 @@ pub fn restore(puppet: &Puppet, mem: &Mem, wanted: &CredsEntry) -> Result<()> {
     Ok(())
 }
 
-fn is_already(status: &Status, wanted: &CredsEntry) -> Result<bool> {
+/// Whether a thread belongs to these users and groups.
+fn is_user(status: &Status, wanted: &CredsEntry) -> bool {
     let uids = [wanted.uid, wanted.euid, wanted.suid, wanted.fsuid];
     let gids = [wanted.gid, wanted.egid, wanted.sgid, wanted.fsgid];
-    Ok(status.numbers("Uid") == uids
+    status.numbers("Uid") == uids
         && status.numbers("Gid") == gids
         && status.numbers("Groups") == wanted.groups
+}
+
+fn is_already(status: &Status, wanted: &CredsEntry) -> Result<bool> {
+    Ok(is_user(status, wanted)
         && wanted.secbits == 0
         && status.mask("CapInh")? == mask(&wanted.cap_inh)
         && status.mask("CapPrm")? == mask(&wanted.cap_prm)
@@ -86,12 +93,65 @@ fn become_it(puppet: &Puppet, mem: &Mem, status: &Status, wanted: &CredsEntry) -
             .must(call, libc::SYS_prctl, [option as u64, a, b, 0, 0, 0])
             .map(drop)
     };
-    prctl(
-        "prctl (securebits)",
-        libc::PR_SET_SECUREBITS,
-        u64::from(SECBIT_NO_SETUID_FIXUP),
-        0,
-    )?;
+    let is_user = is_user(status, wanted);
+    // What is right already is left alone: an ordinary user may not even set it to what it is.
+    if !is_user {
+        change_user(puppet, mem, wanted)?;
+    }
+    let dropped = status.mask("CapBnd")? & !mask(&wanted.cap_bnd);
+    for capability in (0..64u64).filter(|capability| dropped & 1 << capability != 0) {
+        prctl("prctl (bounding set)", libc::PR_CAPBSET_DROP, capability, 0)?;
+    }
+    // Ambient capabilities must be inheritable and permitted when they are raised, and the securebits may forbid
+    // raising them, so they come between a first capset and the final securebits.
+    let permitted = status.mask("CapPrm")?;
+    let ambient = mask(&wanted.cap_amb);
+    if status.mask("CapAmb")? & !ambient != 0 {
+        prctl(
+            "prctl (ambient set)",
+            libc::PR_CAP_AMBIENT,
+            AMBIENT_CLEAR,
+            0,
+        )?;
+    }
+    capset(puppet, mem, permitted, permitted, mask(&wanted.cap_inh))?;
+    for capability in (0..64u64).filter(|capability| ambient & 1 << capability != 0) {
+        prctl(
+            "prctl (ambient set)",
+            libc::PR_CAP_AMBIENT,
+            AMBIENT_RAISE,
+            capability,
+        )?;
+    }
+    if !is_user || wanted.secbits != secure_bits(puppet)? {
+        prctl(
+            "prctl (securebits)",
+            libc::PR_SET_SECUREBITS,
+            u64::from(wanted.secbits),
+            0,
+        )?;
+    }
+    capset(
+        puppet,
+        mem,
+        mask(&wanted.cap_eff),
+        mask(&wanted.cap_prm),
+        mask(&wanted.cap_inh),
+    )
+}
+
+fn secure_bits(puppet: &Puppet) -> Result<u32> {
+    let args = [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0];
+    puppet
+        .must("prctl (securebits)", libc::SYS_prctl, args)
+        .map(|bits| bits as u32)
+}
+
+/// Users and groups, with the capabilities kept for what follows.
+fn change_user(puppet: &Puppet, mem: &Mem, wanted: &CredsEntry) -> Result<()> {
+    let bits = u64::from(SECBIT_NO_SETUID_FIXUP);
+    let args = [libc::PR_SET_SECUREBITS as u64, bits, 0, 0, 0, 0];
+    puppet.must("prctl (securebits)", libc::SYS_prctl, args)?;
     let groups: Vec<u8> = wanted
         .groups
         .iter()
@@ -109,37 +169,7 @@ fn become_it(puppet: &Puppet, mem: &Mem, status: &Status, wanted: &CredsEntry) -
         libc::SYS_setgroups,
         [wanted.groups.len() as u64, at, 0, 0, 0, 0],
     )?;
-    restore_ids(puppet, wanted)?;
-    let dropped = status.mask("CapBnd")? & !mask(&wanted.cap_bnd);
-    for capability in (0..64u64).filter(|capability| dropped & 1 << capability != 0) {
-        prctl("prctl (bounding set)", libc::PR_CAPBSET_DROP, capability, 0)?;
-    }
-    // Ambient capabilities must be inheritable and permitted when they are raised, and the securebits may forbid
-    // raising them, so they come between a first capset and the final securebits.
-    let permitted = status.mask("CapPrm")?;
-    capset(puppet, mem, permitted, permitted, mask(&wanted.cap_inh))?;
-    let ambient = mask(&wanted.cap_amb);
-    for capability in (0..64u64).filter(|capability| ambient & 1 << capability != 0) {
-        prctl(
-            "prctl (ambient set)",
-            libc::PR_CAP_AMBIENT,
-            AMBIENT_RAISE,
-            capability,
-        )?;
-    }
-    prctl(
-        "prctl (securebits)",
-        libc::PR_SET_SECUREBITS,
-        u64::from(wanted.secbits),
-        0,
-    )?;
-    capset(
-        puppet,
-        mem,
-        mask(&wanted.cap_eff),
-        mask(&wanted.cap_prm),
-        mask(&wanted.cap_inh),
-    )
+    restore_ids(puppet, wanted)
 }
 
 /// capset(2) of the calling thread.
