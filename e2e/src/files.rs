@@ -38,6 +38,15 @@ pub fn tests() -> Vec<Test> {
         Test::new("files::timerfd", |c| {
             survives(c, Program::native("timerfds"))
         }),
+        Test::new("files::message_queues", |c| {
+            // Those that have no name come back as other inodes.
+            let program = Program::native("mqueues").ignoring(&["/fd 6", "/fd 8", "/fd 9"]);
+            survives(c, program)
+        }),
+        Test::new("files::bpf_maps", |c| {
+            // Another map has another number.
+            survives(c, Program::native("bpf_maps").ignoring(&["/fd "]))
+        }),
         Test::new("files::epoll", |c| survives(c, Program::native("epolls"))),
         Test::new("files::epoll_of_a_file_under_another_number", |c| {
             survives(c, Program::native("epoll_of_a_copy"))

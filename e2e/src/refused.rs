@@ -32,6 +32,18 @@ pub fn tests() -> Vec<Test> {
             refused(&scene)?;
             scene.finish()
         }),
+        Test::new("refused::message_queue_that_others_use", |c| {
+            let scene = Scene::start(c, Program::native("mqueue_shared"))?;
+            let document = refused(&scene)?.to_string();
+            ensure!(document.contains("outside of the tree"), "{document}");
+            scene.finish()
+        }),
+        Test::new("refused::bpf_map_that_gives_nothing_back", |c| {
+            let scene = Scene::start(c, Program::native("bpf_queue"))?;
+            let document = refused(&scene)?.to_string();
+            ensure!(document.contains("BPF map of type 22"), "{document}");
+            scene.finish()
+        }),
         Test::new("refused::parent_in_vfork", parent_in_vfork),
         Test::new("refused::traced_by_somebody", traced_by_somebody),
         Test::new(

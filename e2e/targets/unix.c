@@ -298,7 +298,7 @@ TARGET(unix_listeners) {
 }
 
 TARGET(unix_paths) {
-    char absolute[128], deleted[128], taken[128], inner[128], directory[128], moved[128], target[128];
+    char absolute[128], deleted[128], taken[128], inner[160], directory[128], moved[128], target[128];
     snprintf(absolute, sizeof absolute, "%s", in_directory("absolute"));
     snprintf(deleted, sizeof deleted, "%s", in_directory("deleted"));
     snprintf(taken, sizeof taken, "%s", in_directory("taken"));

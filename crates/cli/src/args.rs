@@ -300,6 +300,10 @@ pub(crate) struct Restore {
     /// Open files also when their size or mode is not what it was at the checkpoint, instead of refusing to restore
     #[arg(long)]
     pub(crate) force_files: bool,
+    /// How programs and libraries are known again: build-id (by the note that the linker leaves in them, where there is
+    /// one, besides size and mode) or size (by size and mode alone)
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = FileValidation::BuildId, hide_possible_values = true)]
+    pub(crate) file_validation: FileValidation,
     /// What becomes of standard streams that led outside of the tree
     #[arg(long, value_enum, value_name = "WHERE", default_value_t = Stdio::Auto, hide_possible_values = true)]
     pub(crate) stdio: Stdio,
@@ -333,6 +337,15 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let number: Option<u64> = digits.parse().ok();
     let size = number.and_then(|number| number.checked_mul(1 << shift));
     size.ok_or_else(|| "a size is a number, with K, M or G behind it or without".to_owned())
+}
+
+/// How programs and libraries are known again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileValidation {
+    /// By their build id as well.
+    BuildId,
+    /// By size and mode.
+    Size,
 }
 
 /// What becomes of standard streams.

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use cryopod::{
-    CgroupOptions, CheckpointOptions, Connections, Freeze, Label, NetworkLock, Ref, RestoreOptions,
-    Target, TcpOptions,
+    CgroupOptions, CheckpointOptions, Connections, FileValidation, Freeze, Label, NetworkLock, Ref,
+    RestoreOptions, Target, TcpOptions,
 };
 
 use crate::args::{self, Command, FreezeMode};
@@ -163,6 +163,10 @@ fn restore(typed: args::Restore) -> Result<Restore, Failure> {
     let options = RestoreOptions {
         stdio,
         force_files: typed.force_files,
+        file_validation: match typed.file_validation {
+            args::FileValidation::BuildId => FileValidation::BuildId,
+            args::FileValidation::Size => FileValidation::Size,
+        },
         cgroups: CgroupOptions {
             manage: typed.manage_cgroups,
             roots: typed.cgroup_root,

@@ -200,6 +200,7 @@ fn dump_options(options: &CheckpointOptions) -> DumpOptions {
         external_stdio: true,
         shell_job: true,
         cgroups: default.cgroups,
+        file_validation: default.file_validation,
         outside_terminal: options.shell_job,
         external_unix_sockets: options.external_unix_sockets,
         ghost_limit_bytes: options

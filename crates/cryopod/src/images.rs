@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, CgroupOptions, DumpOptions, Freeze, Frozen, Progress, TcpOptions};
+use cryopod_engine::{
+    Cancel, CgroupOptions, DumpOptions, FileValidation, Freeze, Frozen, Progress, TcpOptions,
+};
 use cryopod_image::criu::{RestoreStatsEntry, StatsEntry};
 use cryopod_image::{Kind, SetWriter};
 use serde::Serialize;
@@ -45,6 +47,8 @@ pub struct DumpDirOptions {
     pub force_irmap: bool,
     /// Sockets may be connected to unix sockets of datagrams outside the tree that have an address.
     pub external_unix_sockets: bool,
+    /// What is recorded of programs and libraries, to know them again.
+    pub file_validation: FileValidation,
     /// Control groups.
     pub cgroups: CgroupOptions,
     /// What becomes of TCP connections; whether the target ends is known without it.
@@ -149,6 +153,7 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         // criu's scripts and options expect a target that stands still until everything is written.
         freeze: Freeze::Stop,
         cgroups: options.cgroups.clone(),
+        file_validation: options.file_validation,
         tcp: TcpOptions {
             ends: options.afterwards == Afterwards::Kill,
             ..options.tcp

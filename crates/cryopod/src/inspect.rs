@@ -102,6 +102,7 @@ fn kind(kind: FdTypes) -> &'static str {
         FdTypes::BpfMap => "bpf map",
         FdTypes::PidFd => "pidfd",
         FdTypes::CryopodIoUring => "io_uring",
+        FdTypes::CryopodMqueue => "message queue",
         FdTypes::AutofsPipe => "autofs pipe",
     }
 }

@@ -53,8 +53,8 @@ pub use restore::{RestoreOptions, RestoreReport, Restored, restore, restore_dir}
 pub use target::Target;
 
 pub use cryopod_engine::{
-    Cancel, CgroupOptions, CgroupRoot, Connections, Freeze, ManageCgroups, NetworkLock, NoProgress,
-    Progress, Stdio, TcpOptions,
+    Cancel, CgroupOptions, CgroupRoot, Connections, FileValidation, Freeze, ManageCgroups,
+    NetworkLock, NoProgress, Progress, Stdio, TcpOptions,
 };
 pub use cryopod_store::{
     CheckpointMeta, FreezeInfo, Label, Listed, MAX_NAME_BYTES, Name, ProcessSummary, Ref, Removed,

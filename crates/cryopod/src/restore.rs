@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use cryopod_engine::restore::lazy::{Filling, News};
-use cryopod_engine::{Cancel, CgroupOptions, Connections, NoProgress, Progress, Stdio};
+use cryopod_engine::{
+    Cancel, CgroupOptions, Connections, FileValidation, NoProgress, Progress, Stdio,
+};
 use cryopod_image::criu::PstreeEntry;
 use cryopod_image::{Kind, SetReader};
 use cryopod_store::{Ref, Store};
@@ -31,6 +33,8 @@ pub struct RestoreOptions {
     pub leave_stopped: bool,
     /// Open files also when their size or mode is not what it was at the checkpoint.
     pub force_files: bool,
+    /// How programs and libraries are compared with what they were at the checkpoint.
+    pub file_validation: FileValidation,
     /// Remove the hard links that the checkpoint made for files that had lost their name. It cannot be restored again
     /// then.
     pub remove_links: bool,
@@ -230,6 +234,7 @@ fn revive(
         foreground: options.foreground,
         leave_stopped: options.leave_stopped,
         force_files: options.force_files,
+        file_validation: options.file_validation,
         remove_links: options.remove_links,
         cgroups: options.cgroups.clone(),
         connections: options.connections,

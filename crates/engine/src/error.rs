@@ -144,6 +144,24 @@ pub enum Error {
         /// Its key.
         key: i32,
     },
+    /// A POSIX message queue cannot come back, because there is another of its name, or somebody uses it.
+    #[error("the message queue /{name} is {how}")]
+    MqueueTaken {
+        /// Its name.
+        name: String,
+        /// In use by somebody, or another one.
+        how: String,
+    },
+    /// A POSIX message queue could not be made.
+    #[error("cannot {operation} the message queue /{name}")]
+    Mqueue {
+        /// What was attempted.
+        operation: &'static str,
+        /// Its name.
+        name: String,
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// A control group could not be looked at, made or joined.
     #[error("cannot {operation} the control group {group}")]
     Cgroup {
@@ -310,6 +328,7 @@ impl Error {
             | Self::SocketOption { source, .. }
             | Self::Bind { source, .. }
             | Self::Cgroup { source, .. }
+            | Self::Mqueue { source, .. }
             | Self::InetOption { source, .. }
             | Self::Host { source, .. } => errno_kind(*source),
             Self::Address { source, .. } => match *source {
@@ -330,6 +349,7 @@ impl Error {
             | Self::PidTaken { .. }
             | Self::TerminalTaken { .. }
             | Self::IpcTaken { .. }
+            | Self::MqueueTaken { .. }
             | Self::LockTaken { .. } => ErrorKind::Busy,
             Self::FileChanged { .. } => ErrorKind::External,
             Self::Inconsistent { .. } => ErrorKind::Corrupt,
@@ -392,6 +412,17 @@ impl Error {
                 "ask for `--freeze auto` or `--freeze stop`, or give it more pids and memory"
                     .into(),
             ),
+            Self::MqueueTaken { .. } => {
+                Some("end whoever uses it, or remove it (mq_unlink(3), or its file in a mounted mqueue)".into())
+            }
+            Self::Mqueue {
+                source: Errno::INVAL,
+                ..
+            } => Some("raise /proc/sys/fs/mqueue/msg_max and msgsize_max to what it had".into()),
+            Self::Mqueue {
+                source: Errno::MFILE,
+                ..
+            } => Some("allow this user more bytes of message queues (ulimit -q, RLIMIT_MSGQUEUE)".into()),
             Self::IpcTaken { .. } => Some("`ipcs` tells whose it is, `ipcrm` removes it".into()),
             Self::Cgroup { .. } => Some(
                 "--manage-cgroups=ignore leaves the program in the control groups of whoever restores it".into(),

@@ -17,6 +17,7 @@
 pub mod cgroups;
 pub mod cpu;
 pub mod dump;
+mod elf;
 pub mod error;
 pub mod freeze;
 mod line;
@@ -34,6 +35,7 @@ pub use dump::{
     Connections, DumpOptions, DumpReport, Freeze, FreezeChoice, NetworkLock, ProcessSummary,
     Snapshot, TcpOptions, dump, freeze_for_dump,
 };
+pub use elf::FileValidation;
 pub use error::{Error, ErrorKind, Result, Unsupported};
 pub use freeze::Frozen;
 pub use progress::{Cancel, NoProgress, Progress};

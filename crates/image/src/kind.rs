@@ -126,6 +126,9 @@ kinds! {
     IpcnsMsg = "ipcns-msg", Decimal, Common, 0x5545_3737;
     /// [`BpfmapDataEntry`](crate::criu::BpfmapDataEntry), each with its keys and values.
     BpfmapData = "bpfmap-data", None, Common, 0x6432_4033;
+    /// [`CryopodMqueueEntry`](crate::criu::CryopodMqueueEntry), each with its
+    /// [`CryopodMqueueMessage`](crate::criu::CryopodMqueueMessage)s. Ours, unknown to criu.
+    CryopodMqueue = "cryopod-mqueue", None, Common, 0x4e49_0920;
     /// [`StatsEntry`](crate::criu::StatsEntry) of a dump, one.
     StatsDump = "stats-dump", None, Service, 0x5709_3306;
     /// [`StatsEntry`](crate::criu::StatsEntry) of a restore, one.

@@ -12,6 +12,7 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("cryopod runs on Linux on x86-64");
 
+pub mod bpf;
 pub mod clone;
 pub mod cpu;
 pub mod fd;
@@ -19,6 +20,7 @@ pub mod io_uring;
 pub mod ipc;
 pub mod memory;
 pub mod message;
+pub mod mqueue;
 pub mod notify;
 pub mod pagemap;
 pub mod process;

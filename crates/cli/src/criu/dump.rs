@@ -19,6 +19,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         force_irmap: settings.force_irmap,
         irmap_scan_paths: settings.irmap_scan_paths.clone(),
         external_unix_sockets: settings.external_unix_sockets,
+        file_validation: settings.file_validation,
         cgroups: settings.cgroups(),
         tcp: settings.tcp(),
     };

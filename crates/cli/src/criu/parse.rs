@@ -6,7 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use cryopod::{Afterwards, CgroupOptions, Connections, NetworkLock, Target, TcpOptions};
+use cryopod::{
+    Afterwards, CgroupOptions, Connections, FileValidation, NetworkLock, Target, TcpOptions,
+};
 
 use crate::request;
 
@@ -50,6 +52,7 @@ pub(super) struct Settings {
     tcp_close: bool,
     /// All but what becomes of connections.
     tcp: TcpOptions,
+    pub(super) file_validation: FileValidation,
     pub(super) display_stats: bool,
     pub(super) scripts: Vec<OsString>,
     pub(super) status_fd: Option<u32>,
@@ -392,10 +395,15 @@ fn apply(
         Setting::CgroupYard => settings.cgroups.yard = Some(path()),
         Setting::CpuCap => cpu_cap(settings, shown, text.as_deref()),
         Setting::FileValidation => match text.as_deref() {
-            Some("filesize") => {}
-            _ => settings.refused.push(format!(
-                "option {shown} is not supported: sizes are compared, nothing else"
-            )),
+            Some("filesize") => settings.file_validation = FileValidation::Size,
+            Some("buildid") => settings.file_validation = FileValidation::BuildId,
+            _ => {
+                return Err(UsageError::BadValue {
+                    option: shown.to_owned(),
+                    value: given.to_owned(),
+                    wanted: "filesize or buildid",
+                });
+            }
         },
     }
     Ok(())

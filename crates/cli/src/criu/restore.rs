@@ -25,6 +25,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
     let options = RestoreOptions {
         leave_stopped: settings.leave_stopped,
         remove_links: true,
+        file_validation: settings.file_validation,
         cgroups: settings.cgroups(),
         connections: settings.connections(),
         refuse_shell_job: !settings.shell_job,

@@ -44,6 +44,7 @@ pub use listeners::freeze_for_dump;
 pub use report::{DumpReport, ProcessSummary};
 
 use crate::cgroups::CgroupOptions;
+use crate::elf::FileValidation;
 use crate::error::Result;
 use crate::freeze::Frozen;
 use crate::progress::{Cancel, Progress};
@@ -76,6 +77,8 @@ pub struct DumpOptions {
     pub force_irmap: bool,
     /// How long the tree is to stand still.
     pub freeze: Freeze,
+    /// What is recorded of programs and libraries, to know them again.
+    pub file_validation: FileValidation,
     /// What becomes of TCP connections.
     pub tcp: TcpOptions,
 }
@@ -95,6 +98,7 @@ impl Default for DumpOptions {
             irmap_scan_paths: Vec::new(),
             force_irmap: false,
             freeze: Freeze::default(),
+            file_validation: FileValidation::default(),
             tcp: TcpOptions::default(),
         }
     }

@@ -44,6 +44,7 @@ use cryopod_image::SetReader;
 
 use crate::cgroups::CgroupOptions;
 use crate::dump::Connections;
+use crate::elf::FileValidation;
 use crate::error::Result;
 use crate::proc;
 use crate::progress::{Cancel, Progress};
@@ -76,6 +77,8 @@ pub struct RestoreOptions {
     pub leave_stopped: bool,
     /// Open files also when their size or mode is not what it was.
     pub force_files: bool,
+    /// How programs and libraries are compared with what they were.
+    pub file_validation: FileValidation,
     /// Remove the hard links that the dump made (`link_remap.N`) once the tree runs: it cannot be restored again then.
     pub remove_links: bool,
     /// Control groups.
@@ -154,6 +157,7 @@ pub fn restore(
     drop(shmem);
     ipc.doom()?;
     let names = files.sockets().take_names();
+    let queues = files.take_queues();
     let links = files.temporary_links();
     let connections = files.sockets().take_inets();
     files.watch()?;
@@ -167,6 +171,7 @@ pub fn restore(
     cgroups.keep();
     ipc.keep();
     names.keep();
+    queues.keep();
     if let Some(terminal) = handed {
         terminal.keep();
     }
@@ -186,10 +191,54 @@ pub fn restore(
     })
 }
 
-/// Who has a pid: the command name, for messages.
+/// Who has a pid: the command name, for messages. A process that has ended leaves its pid to its process group and its
+/// session.
 pub(crate) fn holder(pid: i32) -> String {
-    match proc::read_text(pid, "comm") {
-        Ok(name) => format!("{:?} (pid {pid})", name.trim_end()),
-        Err(_) => "a thread of another process".to_owned(),
+    let named = |pid: i32| {
+        let name = proc::read_text(pid, "comm").ok()?;
+        Some(format!("{:?} (pid {pid})", name.trim_end()))
+    };
+    if let Some(name) = named(pid) {
+        return name;
+    }
+    let everybody = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let everybody = everybody.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut members = everybody.filter_map(|member| {
+        let stat = proc::stat::read(member).ok()?;
+        let what = if stat.pgrp == pid {
+            "process group"
+        } else if stat.session == pid {
+            "session"
+        } else {
+            return None;
+        };
+        Some(format!("the {what} that {} is in", named(member)?))
+    });
+    let found = members.next();
+    found.unwrap_or_else(|| "a thread of another process".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_pid_can_be_that_of_a_group_whose_leader_is_gone() {
+        // The leader leaves somebody in its group, who stays until the input ends.
+        let mut leader = Command::new("sh")
+            .args(["-c", "exec 3<&0; cat <&3 >/dev/null &"])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = leader.id() as i32;
+        let input = leader.stdin.take();
+        assert!(leader.wait().unwrap().success());
+        let holder = holder(pid);
+        assert!(holder.starts_with("the process group that"), "{holder}");
+        drop(input);
     }
 }

@@ -351,6 +351,7 @@ fn bind(world: &World<'_>, tree: &Tree, index: usize, options: &RestoreOptions) 
         world.files.close_high(puppet, world.base)?;
     }
     world.files.lock_ranges(puppet, mem, body.ids.files_id)?;
+    world.files.notify(puppet, mem, body.ids.files_id)?;
     limits(puppet, mem, tc)?;
     let cores: Vec<_> = living()
         .filter_map(|(_, thread)| thread.core.thread_core.as_ref())

@@ -27,6 +27,8 @@ pub enum FdTypes {
     PidFd = 20,
     /// Ours.
     CryopodIoUring = 20001,
+    /// Ours.
+    CryopodMqueue = 20002,
     CtlTty = 65534,
     AutofsPipe = 65535,
 }
@@ -100,4 +102,7 @@ pub struct FileEntry {
     /// Ours, unknown to criu.
     #[prost(message, optional, boxed, tag = "20001")]
     pub cryopod_io_uring: Option<Box<super::CryopodIoUringEntry>>,
+    /// Ours, unknown to criu.
+    #[prost(message, optional, boxed, tag = "20002")]
+    pub cryopod_mqueue: Option<Box<super::CryopodMqueueFileEntry>>,
 }

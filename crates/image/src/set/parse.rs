@@ -64,18 +64,32 @@ pub fn parse_bytes(kind: Kind, bytes: &[u8]) -> Result<Parsed, Error> {
         Kind::IpcnsSem => with_payload::<criu::IpcSemEntry>(reader()?),
         Kind::IpcnsMsg => queues(reader()?),
         Kind::BpfmapData => with_payload::<criu::BpfmapDataEntry>(reader()?),
+        Kind::CryopodMqueue => posix_queues(reader()?),
         Kind::StatsDump | Kind::StatsRestore => plain::<criu::StatsEntry>(reader()?),
         Kind::IrmapCache => plain::<criu::IrmapCacheEntry>(reader()?),
     }
 }
 
-/// Message queues, each with its messages.
-fn queues(mut reader: EntryReader<'_>) -> Result<Parsed, Error> {
+/// Message queues of System V, each with its messages.
+fn queues(reader: EntryReader<'_>) -> Result<Parsed, Error> {
+    with_messages::<criu::IpcMsgEntry, criu::IpcMsg>(reader, |queue| queue.qnum)
+}
+
+/// POSIX message queues, each with its messages.
+fn posix_queues(reader: EntryReader<'_>) -> Result<Parsed, Error> {
+    use criu::{CryopodMqueueEntry as Queue, CryopodMqueueMessage as Message};
+    with_messages::<Queue, Message>(reader, |queue| queue.messages)
+}
+
+fn with_messages<Q: Message + Default, M: Payload>(
+    mut reader: EntryReader<'_>,
+    count: impl Fn(&Q) -> u32,
+) -> Result<Parsed, Error> {
     let mut parsed = Parsed::default();
-    while let Some(queue) = reader.next_entry::<criu::IpcMsgEntry>()? {
+    while let Some(queue) = reader.next_entry::<Q>()? {
         parsed.entries += 1;
-        for _ in 0..queue.qnum {
-            let Some((_, text)) = reader.next_with_payload::<criu::IpcMsg>()? else {
+        for _ in 0..count(&queue) {
+            let Some((_, text)) = reader.next_with_payload::<M>()? else {
                 break;
             };
             parsed.entries += 1;

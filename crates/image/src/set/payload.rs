@@ -3,8 +3,8 @@
 use prost::Message;
 
 use crate::criu::{
-    BpfmapDataEntry, GhostChunkEntry, IpcMsg, IpcSemEntry, PipeDataEntry, SkPacketEntry,
-    TcpStreamEntry,
+    BpfmapDataEntry, CryopodMqueueMessage, GhostChunkEntry, IpcMsg, IpcSemEntry, PipeDataEntry,
+    SkPacketEntry, TcpStreamEntry,
 };
 
 /// An entry that raw bytes follow.
@@ -49,6 +49,12 @@ impl Payload for IpcSemEntry {
 impl Payload for IpcMsg {
     fn payload_bytes(&self) -> u64 {
         u64::from(self.msize).next_multiple_of(8)
+    }
+}
+
+impl Payload for CryopodMqueueMessage {
+    fn payload_bytes(&self) -> u64 {
+        self.size_bytes.into()
     }
 }
 

@@ -37,6 +37,10 @@ pub enum Kind {
     Fanotify,
     /// pidfd_open(2).
     Pidfd,
+    /// mq_overview(7).
+    Mqueue,
+    /// A map of bpf(2).
+    BpfMap,
     /// namespaces(7).
     Namespace,
     /// A terminal, unless it is a master.
@@ -67,6 +71,8 @@ impl Kind {
             Self::Inotify => FdTypes::Inotify,
             Self::Fanotify => FdTypes::Fanotify,
             Self::Pidfd => FdTypes::PidFd,
+            Self::Mqueue => FdTypes::CryopodMqueue,
+            Self::BpfMap => FdTypes::BpfMap,
             Self::Namespace => FdTypes::Ns,
         }
     }
@@ -78,6 +84,8 @@ pub mod magic {
     pub const HUGETLBFS: u64 = 0x9584_58f6;
     /// Namespaces.
     pub const NSFS: u64 = 0x6e73_6673;
+    /// POSIX message queues.
+    pub const MQUEUE: u64 = 0x1980_0202;
     /// Pidfds.
     pub const PIDFS: u64 = 0x5049_4446;
     /// memfd_secret(2).
@@ -95,6 +103,10 @@ pub fn classify(seen: &Seen) -> Kind {
     match seen.file_system {
         magic::HUGETLBFS => return huge_pages(seen),
         magic::NSFS => return Kind::Namespace,
+        // A directory, or a name only, of a mounted instance is a path like others.
+        magic::MQUEUE if seen.file_type() == FileType::RegularFile && !seen.is_path_only() => {
+            return Kind::Mqueue;
+        }
         magic::PIDFS => return Kind::Pidfd,
         magic::SECRETMEM => return other("secret memory"),
         magic::DMABUF => return other("buffer shared with a device (dma-buf)"),
@@ -137,7 +149,7 @@ fn anonymous(name: &[u8]) -> Kind {
         b"[perf_event]" => other("perf event"),
         b"[userfaultfd]" => other("userfaultfd"),
         b"[pidfd]" => Kind::Pidfd,
-        b"bpf-map" => other("BPF map"),
+        b"bpf-map" => Kind::BpfMap,
         b"bpf-prog" => other("BPF program"),
         b"bpf_link" => other("BPF link"),
         b"seccomp notify" => other("seccomp listener"),
@@ -294,6 +306,17 @@ mod tests {
         assert_eq!(huge("/anon_hugepage (deleted)"), Kind::Memfd);
         assert_eq!(huge("/mnt/huge/x"), Kind::Path);
         assert!(matches!(huge("/mnt/huge/x (deleted)"), Kind::Other(_)));
+    }
+
+    #[test]
+    fn queues_are_files_of_their_own_file_system() {
+        let of = |link, mode| {
+            let mut seen = Seen::sample(link, mode);
+            seen.file_system = magic::MQUEUE;
+            classify(&seen)
+        };
+        assert_eq!(of("/name", REGULAR), Kind::Mqueue);
+        assert_eq!(of("/dev/mqueue", 0o041_777), Kind::Path);
     }
 
     #[test]

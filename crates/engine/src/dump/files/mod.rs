@@ -13,10 +13,11 @@
 //! - `locks`: advisory locks and leases
 //! - `terminals`: which terminals belong to the tree
 //! - `pipes`, `fifos`, `memfds`, `eventfds`, `signalfds`, `timerfds`, `epolls`, `io_urings`, `ttys`: one room per kind
-//! - `namespaces`, `pidfds`; `fsnotify`: inotify and fanotify, with `handles`, by which the files they watch are found
+//! - `mqueues`, `bpf_maps`, `namespaces`, `pidfds`; `fsnotify`: inotify and fanotify, with `handles`, by which the files they watch are found
 //! - `sockets`: a room for each family
 //! - `outlook`: what of all that cannot be dumped
 
+mod bpf_maps;
 mod epolls;
 mod eventfds;
 mod fifos;
@@ -31,6 +32,7 @@ mod lazy;
 pub(crate) mod links;
 mod locks;
 mod memfds;
+pub(crate) mod mqueues;
 pub(crate) mod namespaces;
 mod outlook;
 mod owners;
@@ -59,6 +61,7 @@ pub(crate) use eventfds::SEMAPHORE;
 pub(crate) use outlook::Outlook;
 pub(crate) use pipes::LONGEST_PACKET_BYTES;
 
+use self::bpf_maps::BpfMaps;
 use self::epolls::Epolls;
 use self::ghosts::Ghosts;
 use self::identity::Identities;
@@ -68,6 +71,7 @@ use self::kind::{Kind, classify};
 use self::links::{Links, TemporaryLinks};
 use self::locks::Locks;
 use self::memfds::Memfds;
+use self::mqueues::Mqueues;
 use self::paths::Name;
 use self::pipes::Contents;
 use self::seen::Seen;
@@ -75,6 +79,7 @@ use self::sockets::Sockets;
 use self::ttys::Ttys;
 use super::DumpOptions;
 use super::shmem::SharedFile;
+use crate::elf::FileValidation;
 use crate::error::{Context, Error, Result, Unsupported};
 use crate::proc::{self, maps::Mapping};
 
@@ -128,6 +133,8 @@ pub struct Files<'a> {
     memfds: Memfds<'a>,
     epolls: Epolls,
     io_urings: IoUrings,
+    bpf_maps: BpfMaps<'a>,
+    mqueues: Mqueues<'a>,
     locks: Locks<'a>,
     links: Links,
     ttys: Ttys<'a>,
@@ -154,6 +161,8 @@ impl<'a> Files<'a> {
             memfds: Memfds::new(set),
             epolls: Epolls::default(),
             io_urings: IoUrings::default(),
+            bpf_maps: BpfMaps::new(set),
+            mqueues: Mqueues::new(set),
             locks: Locks::new(set),
             links: Links::default(),
             ttys: Ttys::new(set),
@@ -212,7 +221,13 @@ impl<'a> Files<'a> {
         let id = self.identities.fresh();
         let entry = match classify(&seen) {
             Kind::Memfd => self.memfds.dump(id, &seen, flags, FownEntry::default())?,
-            Kind::Path => self.named(id, &seen, flags, FownEntry::default())?,
+            Kind::Path => {
+                let mut entry = self.named(id, &seen, flags, FownEntry::default())?;
+                if self.outlook.options.file_validation == FileValidation::BuildId {
+                    paths::add_build_id(&mut entry, &seen);
+                }
+                entry
+            }
             kind => return Err(refuse(&seen, outlook::describe(&seen, &kind))),
         };
         self.entries.push(&entry)?;
@@ -254,6 +269,8 @@ impl<'a> Files<'a> {
         self.fifos.finish()?;
         self.locks.finish()?;
         self.ttys.finish()?;
+        self.mqueues.finish()?;
+        self.bpf_maps.finish()?;
         Ok((self.memfds.finish()?, self.links.finish()))
     }
 
@@ -343,6 +360,8 @@ impl<'a> Files<'a> {
                 .dump(one.id, one.seen, flags, one.owner.clone())?,
             Some(Kind::Eventfd) => eventfds::dump(one)?,
             Some(Kind::IoUring) => self.io_urings.dump(one)?,
+            Some(Kind::BpfMap) => self.bpf_maps.dump(one)?,
+            Some(Kind::Mqueue) => self.mqueues.dump(one)?,
             Some(Kind::Signalfd) => signalfds::dump(one)?,
             Some(Kind::Timerfd) => timerfds::dump(one)?,
             Some(Kind::Inotify) => fsnotify::inotify(one, &self.outlook)?,

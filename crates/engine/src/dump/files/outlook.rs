@@ -1,5 +1,8 @@
 //! Whether open files can be dumped: one answer for the survey of a running tree and the dump of a frozen one.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
 use super::handles::{Inode, kernel_device};
 use super::kind::Kind;
 use super::paths::Name;
@@ -7,7 +10,7 @@ use super::seen::{Seen, is_gone};
 use super::sockets::{self, View};
 use super::streams::Streams;
 use super::terminals::Terminals;
-use super::{fsnotify, io_urings, locks, namespaces, paths, pidfds, timerfds};
+use super::{bpf_maps, fsnotify, io_urings, locks, mqueues, namespaces, paths, pidfds, timerfds};
 use crate::dump::DumpOptions;
 use crate::error::Result;
 use crate::proc;
@@ -21,6 +24,8 @@ pub struct Outlook {
     streams: Streams,
     /// The sockets of the tree.
     pub sockets: View,
+    /// Message queues that others have open; looked for when the first queue is met.
+    queues_outside: OnceCell<HashMap<(u64, u64), i32>>,
 }
 
 impl Outlook {
@@ -32,6 +37,7 @@ impl Outlook {
             pids: pids.to_vec(),
             streams: Streams::scan(pids, options, &sockets)?,
             sockets,
+            queues_outside: OnceCell::new(),
         })
     }
 
@@ -98,6 +104,11 @@ impl Outlook {
                 timerfds::problem(&seen.info).map(|what| format!("{what}: not supported"))
             }
             Kind::Inotify | Kind::Fanotify => fsnotify::problem(seen, self),
+            Kind::Mqueue => {
+                let outside = || mqueues::outside(&self.pids);
+                mqueues::problem(seen, &self.pids, self.queues_outside.get_or_init(outside))
+            }
+            Kind::BpfMap => bpf_maps::problem(seen, &self.pids),
             Kind::Namespace => namespaces::problem(seen),
             Kind::Pidfd => pidfds::problem(seen, &self.pids),
             Kind::IoUring => {

@@ -1,9 +1,10 @@
 //! Files that are opened again by their path: regular files, directories, devices, what O_PATH leads to.
 
 use cryopod_image::criu::{FdTypes, FileEntry, FownEntry, RegFileEntry};
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::seen::Seen;
+use crate::elf;
 use crate::proc;
 
 /// How a file can be found again.
@@ -163,6 +164,20 @@ pub fn entry(id: u32, seen: &Seen, flags: u32, owner: FownEntry, name: &[u8]) ->
         id,
         reg: Some(Box::new(reg)),
         ..FileEntry::default()
+    }
+}
+
+/// Records which build of a program or library it is. Only for what is executed or mapped: to open anything else may break
+/// a lease (fcntl(2)) on it.
+pub fn add_build_id(entry: &mut FileEntry, seen: &Seen) {
+    if seen.file_type() != FileType::RegularFile {
+        return;
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(seen.proc_path(), flags, Mode::empty());
+    let id = file.ok().and_then(|file| elf::build_id(&file.into()));
+    if let (Some(reg), Some(id)) = (&mut entry.reg, id) {
+        reg.build_id = elf::words(&id);
     }
 }
 

@@ -15,6 +15,8 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let tfd = entry.tfd.as_ref().map(|tfd| &tfd.fown);
     let epfd = entry.epfd.as_ref().map(|epfd| &epfd.fown);
     let ring = entry.cryopod_io_uring.as_ref().map(|ring| &ring.fown);
+    let mqueue = entry.cryopod_mqueue.as_ref().map(|queue| &queue.fown);
+    let bpf = entry.bpf.as_ref().map(|map| &map.fown);
     let usk = entry.usk.as_ref().map(|usk| &usk.fown);
     let isk = entry.isk.as_ref().map(|isk| &isk.fown);
     let nlsk = entry.nlsk.as_ref().map(|nlsk| &nlsk.fown);
@@ -25,7 +27,8 @@ pub fn owner(entry: &FileEntry) -> Option<&FownEntry> {
     let ffy = entry.ffy.as_ref().map(|ffy| &ffy.fown);
     let pidfd = entry.pidfd.as_ref().map(|pidfd| &pidfd.fown);
     let plain = reg.or(pipe).or(memfd).or(efd).or(sgfd).or(tfd).or(epfd);
-    plain.or(ring).or(socket).or(tty).or(ify).or(ffy).or(pidfd)
+    let plain = plain.or(ring).or(mqueue).or(bpf);
+    plain.or(socket).or(tty).or(ify).or(ffy).or(pidfd)
 }
 
 /// The open flags an entry has.
@@ -38,6 +41,8 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
     let tfd = entry.tfd.as_ref().map(|tfd| tfd.flags);
     let epfd = entry.epfd.as_ref().map(|epfd| epfd.flags);
     let ring = entry.cryopod_io_uring.as_ref().map(|ring| ring.flags);
+    let mqueue = entry.cryopod_mqueue.as_ref().map(|queue| queue.flags);
+    let bpf = entry.bpf.as_ref().map(|map| map.flags);
     let usk = entry.usk.as_ref().map(|usk| usk.flags);
     let isk = entry.isk.as_ref().map(|isk| isk.flags);
     let nlsk = entry.nlsk.as_ref().map(|nlsk| nlsk.flags);
@@ -58,6 +63,8 @@ pub fn status_flags(entry: &FileEntry) -> u32 {
         .or(tfd)
         .or(epfd)
         .or(ring)
+        .or(mqueue)
+        .or(bpf)
         .or(usk)
         .or(isk)
         .or(nlsk)
@@ -82,6 +89,8 @@ pub fn check(entry: &FileEntry) -> Result<()> {
         entry.ffy.as_ref().map(|ffy| ffy.id),
         entry.pidfd.as_ref().map(|pidfd| pidfd.id),
         entry.cryopod_io_uring.as_ref().map(|ring| ring.id),
+        entry.cryopod_mqueue.as_ref().map(|queue| queue.id),
+        entry.bpf.as_ref().map(|map| map.id),
         entry.usk.as_ref().map(|usk| usk.id),
         entry.isk.as_ref().map(|isk| isk.id),
         entry.nlsk.as_ref().map(|nlsk| nlsk.id),

@@ -10,14 +10,16 @@
 //! 4. [`Files::open_late`]; [`Files::hand_late`], [`Files::fill_epolls`]: when all threads exist
 //! 5. [`Files::seal_memfds`]: when all mappings are made
 //! 6. [`Files::lock_descriptions`], [`Files::arm`]: when all pids exist; timers run from here on
-//! 7. [`Files::close_high`], [`Files::lock_ranges`]: in each task, last
+//! 7. [`Files::close_high`], [`Files::lock_ranges`], [`Files::notify`]: in each task, last
 //! 8. [`Files::take_names`], [`Files::watch`]: when nobody opens or closes anything any more
 //!
 //! The rooms are called like those of [`crate::dump::files`]; besides, `entries` has what entries have in common, `named`
 //! opens one by its path, `tables` reads and makes descriptor tables, `late` is for files that exist only when the tree
-//! does, and `courier` brings them to the tasks.
+//! does, and `courier` brings them to the tasks. `descriptions` has step 2, `tty_settings` a part of `ttys`.
 
+mod bpf_maps;
 mod courier;
+mod descriptions;
 mod entries;
 mod epolls;
 mod eventfds;
@@ -28,6 +30,7 @@ mod io_urings;
 mod late;
 mod locks;
 mod memfds;
+mod mqueues;
 mod named;
 mod namespaces;
 mod owners;
@@ -39,6 +42,7 @@ mod sockets;
 mod streams;
 mod tables;
 mod timerfds;
+mod tty_settings;
 mod ttys;
 
 use std::cell::RefCell;
@@ -46,25 +50,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use cryopod_image::criu::{FdTypes, FdinfoEntry, FileEntry, PidfdEntry, RegFileEntry};
+use cryopod_image::criu::{FdinfoEntry, FileEntry};
 use cryopod_image::{Kind as Image, SetReader};
-use cryopod_sys::process::{RLIMIT_NOFILE, rlimit, set_rlimit};
 use cryopod_sys::{Errno, fd};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::OFlags;
 
+use self::bpf_maps::BpfMaps;
 use self::courier::Courier;
-use self::entries::{check, file_type, owner, status_flags};
+use self::entries::{check, owner, status_flags};
 use self::fsnotify::Watches;
-use self::ghosts::{Ghosts, Remap};
+use self::ghosts::Remap;
 use self::late::Late;
 use self::locks::Locks;
 use self::memfds::Memfds;
-use self::named::Named;
+pub use self::mqueues::Made as MadeQueues;
+use self::mqueues::Mqueues;
 use self::sockets::Sockets;
 use self::tables::Slot;
 pub use self::ttys::Control;
 use self::ttys::Ttys;
-use super::{RestoreOptions, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::proc::mem::Mem;
 use crate::remote::puppet::Puppet;
@@ -75,6 +79,8 @@ pub struct Files {
     entries: BTreeMap<u32, FileEntry>,
     remaps: HashMap<u32, Remap>,
     memfds: Memfds,
+    mqueues: Mqueues,
+    bpf_maps: BpfMaps,
     /// By number; each in the order of descriptors.
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// Descriptions by the number of their entry, each at a number of at least `base`.
@@ -115,6 +121,8 @@ impl Files {
             entries,
             remaps: ghosts::load(set)?,
             memfds: Memfds::load(set)?,
+            mqueues: Mqueues::load(set)?,
+            bpf_maps: BpfMaps::load(set)?,
             tables: BTreeMap::new(),
             opened: BTreeMap::new(),
             mapped: HashMap::new(),
@@ -155,56 +163,6 @@ impl Files {
             .filter_map(|entry| entry.epfd.as_deref());
         let watched = epolls::highest_number(watched)?;
         Ok(highest.unwrap_or(2).max(watched).max(2))
-    }
-
-    /// Opens all files, at numbers of at least `base`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::FileChanged`] when a file is not what it was; [`Error::NotRestorable`] for kinds this engine does not
-    /// know; [`Error::Path`].
-    pub fn open_all(&mut self, set: &SetReader, options: &RestoreOptions, base: i32) -> Result<()> {
-        self.base = base;
-        let spare = 2 * self.entries.len() as u64 + u64::from(self.ttys.highest_index()) + 256;
-        raise_limit(base as u64 + spare)?;
-        self.memfds.make()?;
-        let opened = &mut self.opened;
-        pidfds::open_gone(self.entries.values(), |id, file| {
-            keep(opened, base, id, file)
-        })?;
-        self.open_pipes(set)?;
-        let (opened, base) = (&mut self.opened, self.base);
-        self.sockets.open(set, &self.entries, options, |id, file| {
-            keep(opened, base, id, file)
-        })?;
-        self.open_ttys(options)?;
-        // Names made for deleted files go when this does.
-        let mut ghosts = Ghosts::default();
-        self.open_fifos(set, options, &mut ghosts)?;
-        // Deleted directories first, outer ones before inner ones: deleted files may have been in them.
-        let mut ids: Vec<u32> = self.entries.keys().copied().collect();
-        ids.sort_by_key(|id| {
-            let reg = self.entries[id].reg.as_deref();
-            let is_directory = reg.is_some_and(|reg| file_type(reg) == Some(FileType::Directory));
-            let first = self.remaps.contains_key(id) && is_directory;
-            (
-                !first,
-                if first {
-                    reg.map_or(0, |reg| reg.name.len())
-                } else {
-                    0
-                },
-            )
-        });
-        for id in ids {
-            self.open_entry(set, options, &mut ghosts, id)?;
-        }
-        drop(ghosts);
-        if !self.late.is_empty() {
-            self.courier.start(base)?;
-        }
-        self.prepare_watches(set)?;
-        self.open_own(options.stdio)
     }
 
     /// Opens a file once more for mappings with `flags` (`VmaEntry::fdflags`), where its own description will not do.
@@ -355,6 +313,34 @@ impl Files {
         Ok(())
     }
 
+    /// Has process `puppet` told of messages that come to a queue, where it was to be. Not before it has closed the
+    /// inherited descriptors: closing any of the queue takes that back.
+    pub fn notify(&self, puppet: &Puppet, mem: &Mem, files_id: u32) -> Result<()> {
+        for (queue, notify) in self.mqueues.notifications(puppet.pid) {
+            let is_it = |one: &&FdinfoEntry| {
+                let entry = self.entries.get(&one.id);
+                let mqueue = entry.and_then(|entry| entry.cryopod_mqueue.as_deref());
+                mqueue.is_some_and(|mqueue| mqueue.queue == queue)
+            };
+            match self.table(files_id)?.iter().find(is_it) {
+                Some(one) => mqueues::notify(puppet, mem, one.fd, notify)?,
+                None => {
+                    tracing::warn!(
+                        pid = puppet.pid,
+                        queue,
+                        "has no descriptor of a message queue that it is to be told of"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The message queues that were made, and go again unless they are kept.
+    pub fn take_queues(&mut self) -> MadeQueues {
+        self.mqueues.take_made()
+    }
+
     /// The sockets: names that were made for some, and connections that are still under repair, are to be taken.
     pub fn sockets(&mut self) -> &mut Sockets {
         &mut self.sockets
@@ -406,35 +392,6 @@ impl Files {
         !flags.contains(OFlags::PATH) && (has == access || has == libc::O_RDWR as u32)
     }
 
-    fn open_pipes(&mut self, set: &SetReader) -> Result<()> {
-        let (opened, base) = (&mut self.opened, self.base);
-        let pipes = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.pipe.as_deref());
-        pipes::open(set, pipes, |id, file| keep(opened, base, id, file))
-    }
-
-    /// Terminals whose other end was outside become the restorer's.
-    fn open_ttys(&mut self, options: &RestoreOptions) -> Result<()> {
-        let (opened, base) = (&mut self.opened, self.base);
-        let outside = self
-            .ttys
-            .open(&self.entries, &mut |id, file| keep(opened, base, id, file))?;
-        for id in outside {
-            if !options.outside_terminal {
-                let what = "a terminal whose other end was outside of the tree, unless it may be the restorer's (--shell-job)";
-                return Err(Error::NotRestorable { what: what.into() });
-            }
-            let tty = self.entries.get(&id).and_then(|entry| entry.tty.as_deref());
-            let flags = tty.map_or(0, |tty| tty.flags);
-            let file = streams::open(options.stdio, b"tty", flags, self.standard_number(id))?;
-            self.joined.insert(id);
-            keep(&mut self.opened, self.base, id, file)?;
-        }
-        Ok(())
-    }
-
     /// The terminal that controls a session, and the number that every task has it under.
     pub fn controlling_terminal(&self, session: i32) -> Result<Option<RawFd>> {
         let control = self.ttys.control(session);
@@ -446,156 +403,6 @@ impl Files {
     /// All terminals that control sessions.
     pub fn controls(&self) -> &[Control] {
         self.ttys.controls()
-    }
-
-    fn open_fifos(
-        &mut self,
-        set: &SetReader,
-        options: &RestoreOptions,
-        ghosts: &mut Ghosts,
-    ) -> Result<()> {
-        let mut fifos = Vec::new();
-        for entry in self
-            .entries
-            .values()
-            .filter_map(|entry| entry.fifo.as_deref())
-        {
-            let path_id = entry.regf_id.unwrap_or(entry.id);
-            let reg = self
-                .entries
-                .get(&path_id)
-                .and_then(|entry| entry.reg.as_deref());
-            let reg = reg.ok_or_else(|| corrupt(entry.id, "a fifo without a path"))?;
-            fifos.push(fifos::Fifo { entry, reg });
-        }
-        let (opened, base, force) = (&mut self.opened, self.base, options.force_files);
-        let named = Named {
-            set,
-            entries: &self.entries,
-            remaps: &self.remaps,
-            stand_ins: &self.stand_ins,
-            force,
-        };
-        let open = |reg: &RegFileEntry, flags| named.open(ghosts, reg, flags);
-        fifos::open(set, &fifos, open, |id, file| keep(opened, base, id, file))
-    }
-
-    fn open_entry(
-        &mut self,
-        set: &SetReader,
-        options: &RestoreOptions,
-        ghosts: &mut Ghosts,
-        id: u32,
-    ) -> Result<()> {
-        let entry = self.entry(id)?;
-        let file = match FdTypes::try_from(entry.r#type) {
-            // Opened already.
-            Ok(FdTypes::Pipe | FdTypes::Fifo | FdTypes::Tty) => return Ok(()),
-            Ok(_) if sockets::is_socket(entry) => return Ok(()),
-            Ok(FdTypes::Reg) => return self.open_reg(set, options, ghosts, id),
-            Ok(FdTypes::EventFd) => entry.efd.as_deref().map(eventfds::open).transpose()?,
-            Ok(FdTypes::CryopodIoUring) => entry
-                .cryopod_io_uring
-                .as_deref()
-                .map(io_urings::open)
-                .transpose()?,
-            Ok(FdTypes::SignalFd) => entry.sgfd.as_deref().map(signalfds::open).transpose()?,
-            Ok(FdTypes::TimerFd) => entry.tfd.as_deref().map(timerfds::open).transpose()?,
-            Ok(FdTypes::EventPoll) => entry.epfd.as_deref().map(epolls::open).transpose()?,
-            Ok(FdTypes::Inotify) => entry
-                .ify
-                .as_deref()
-                .map(fsnotify::open_inotify)
-                .transpose()?,
-            Ok(FdTypes::Fanotify) => entry
-                .ffy
-                .as_deref()
-                .map(fsnotify::open_fanotify)
-                .transpose()?,
-            Ok(FdTypes::Ns) => entry.nsf.as_deref().map(namespaces::open).transpose()?,
-            Ok(FdTypes::PidFd) => {
-                let gone = |pidfd: &PidfdEntry| pidfd.nspid == pidfds::GONE;
-                if !entry.pidfd.as_deref().is_some_and(gone) {
-                    self.late.await_later(id);
-                }
-                return Ok(());
-            }
-            Ok(FdTypes::MemFd) => match self
-                .entries
-                .get(&id)
-                .and_then(|entry| entry.memfd.as_deref())
-            {
-                Some(memfd) => Some(self.memfds.open(memfd)?),
-                None => None,
-            },
-            Ok(other) => {
-                return Err(Error::NotRestorable {
-                    what: format!("file {id}: of kind {other:?}"),
-                });
-            }
-            Err(_) => return Err(corrupt(id, "unknown kind")),
-        };
-        let file = file.ok_or_else(|| corrupt(id, "it has no description"))?;
-        keep(&mut self.opened, self.base, id, file)
-    }
-
-    fn open_reg(
-        &mut self,
-        set: &SetReader,
-        options: &RestoreOptions,
-        ghosts: &mut Ghosts,
-        id: u32,
-    ) -> Result<()> {
-        let Some(reg) = self.entries.get(&id).and_then(|entry| entry.reg.as_deref()) else {
-            return Err(corrupt(id, "it has no description"));
-        };
-        if file_type(reg) == Some(FileType::Fifo)
-            && reg.flags & libc::O_PATH as u32 == 0
-            && reg.ext != Some(true)
-        {
-            // The path of a fifo, opened with it.
-            return Ok(());
-        }
-        if self.ttys.is_path(id) {
-            return Ok(());
-        }
-        let standard = self.standard_number(id);
-        let plain = file_type(reg) == Some(FileType::RegularFile);
-        let inherits = options.stdio == Stdio::Inherit && plain && standard.is_some();
-        if reg.ext == Some(true) || inherits {
-            let file = streams::open(options.stdio, &reg.name, reg.flags, standard)?;
-            self.joined.insert(id);
-            return keep(&mut self.opened, self.base, id, file);
-        }
-        let of_dead = matches!(self.remaps.get(&id), Some(Remap::OfDead(_)));
-        if !of_dead && late::is_late(reg) {
-            self.late.await_later(id);
-            return Ok(());
-        }
-        let named = Named {
-            set,
-            entries: &self.entries,
-            remaps: &self.remaps,
-            stand_ins: &self.stand_ins,
-            force: options.force_files,
-        };
-        let file = named.open(ghosts, reg, reg.flags)?;
-        paths::seek(file.as_fd(), paths::path_of(reg), reg.flags, reg.pos)?;
-        keep(&mut self.opened, self.base, id, file)
-    }
-
-    fn open_own(&mut self, stdio: Stdio) -> Result<()> {
-        if !matches!(stdio, Stdio::Auto | Stdio::Inherit) {
-            return Ok(());
-        }
-        let streams = self.tables.values().flatten();
-        let joined = streams.filter(|one| one.fd <= 2 && self.joined.contains(&one.id));
-        let numbers: BTreeSet<u32> = joined.map(|one| one.fd).collect();
-        for number in numbers {
-            self.own
-                .insert(number, raise(streams::own(number)?, self.base)?);
-        }
-        Ok(())
     }
 
     /// The number that a task has inherited what belongs to a descriptor under; `None` when it opens it itself.
@@ -651,27 +458,11 @@ impl Files {
 
 const FD_CLOEXEC: u32 = libc::FD_CLOEXEC as u32;
 
-/// Keeps a description, under a number of at least `base`.
-fn keep(opened: &mut BTreeMap<u32, OwnedFd>, base: i32, id: u32, file: OwnedFd) -> Result<()> {
-    opened.insert(id, raise(file, base)?);
-    Ok(())
-}
-
 fn raise(file: OwnedFd, base: i32) -> Result<OwnedFd> {
     if file.as_raw_fd() >= base {
         return Ok(file);
     }
     fd::duplicate_from(file.as_fd(), base).host("duplicate an open file")
-}
-
-/// Allows this process as many descriptors as it needs.
-fn raise_limit(needed: u64) -> Result<()> {
-    let (soft, hard) = rlimit(RLIMIT_NOFILE).host("ask how many files may be open")?;
-    if soft >= needed {
-        return Ok(());
-    }
-    set_rlimit(RLIMIT_NOFILE, needed, hard.max(needed))
-        .host("allow more open files (RLIMIT_NOFILE)")
 }
 
 /// Gives a description its status flags, as far as fcntl(F_SETFL) sets them. O_ASYNC is for later.

@@ -9,6 +9,7 @@ use cryopod_image::SetReader;
 use cryopod_image::criu::{FileEntry, RegFileEntry};
 
 use super::ghosts::{Ghosts, Remap};
+use super::paths::Comparison;
 use super::pidfds::StandIn;
 use super::{corrupt, paths};
 use crate::dump::files::paths::owner_in_proc;
@@ -22,8 +23,8 @@ pub struct Named<'a> {
     pub entries: &'a BTreeMap<u32, FileEntry>,
     /// Which of them need a stand-in.
     pub remaps: &'a HashMap<u32, Remap>,
-    /// Open a file also when it is not what it was.
-    pub force: bool,
+    /// How files are compared with what they were.
+    pub compared: Comparison,
     /// Processes that lend their pids to files of dead ones.
     pub stand_ins: &'a RefCell<Vec<StandIn>>,
 }
@@ -32,7 +33,7 @@ impl Named<'_> {
     /// Opens it with `flags`.
     pub fn open(&self, ghosts: &mut Ghosts, reg: &RegFileEntry, flags: u32) -> Result<OwnedFd> {
         let path = paths::path_of(reg);
-        let open = |path: &Path| paths::open(reg, path, flags, self.force);
+        let open = |path: &Path| paths::open(reg, path, flags, self.compared);
         match self.remaps.get(&reg.id) {
             None => open(path),
             Some(&Remap::Ghost(id)) => ghosts.open(self.set, id, path, open),

@@ -9,6 +9,7 @@ use cryopod_image::criu::RegFileEntry;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::elf::{self, FileValidation};
 use crate::error::{Error, Result};
 
 /// The bit that makes O_TMPFILE of O_DIRECTORY (asm-generic/fcntl.h).
@@ -40,13 +41,22 @@ pub fn open_flags(flags: u32) -> OFlags {
     OFlags::from_bits_retain(flags) | OFlags::CLOEXEC | OFlags::NOCTTY
 }
 
+/// How a file is compared with what it was at the checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Comparison {
+    /// Whether one that differs is opened all the same.
+    pub force: bool,
+    /// What of programs and libraries is compared besides size and mode.
+    pub validation: FileValidation,
+}
+
 /// Opens `path`, which is the file of `reg` under its own or another name, with `flags`, and checks that it is what it
 /// was. The position is left alone.
 ///
 /// # Errors
 ///
-/// [`Error::FileChanged`] when it is another kind of file, or its mode or size differ; the latter not with `force`.
-pub fn open(reg: &RegFileEntry, path: &Path, flags: u32, force: bool) -> Result<OwnedFd> {
+/// [`Error::FileChanged`] when it is another kind of file, or its mode, size or build differ; the latter not with `force`.
+pub fn open(reg: &RegFileEntry, path: &Path, flags: u32, compared: Comparison) -> Result<OwnedFd> {
     let flags = open_flags(flags);
     // Looked at before it is opened: to open what is a fifo or a device by now may wait or do things.
     let follow = if flags.contains(OFlags::NOFOLLOW) {
@@ -59,8 +69,8 @@ pub fn open(reg: &RegFileEntry, path: &Path, flags: u32, force: bool) -> Result<
     check_type(reg, path, before.st_mode)?;
     let file = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| failed("open", path, errno))?;
-    match check(reg, path, file.as_fd()) {
-        Err(Error::FileChanged { path, difference }) if force => {
+    match check(reg, path, file.as_fd(), compared.validation) {
+        Err(Error::FileChanged { path, difference }) if compared.force => {
             tracing::warn!(path = %path.display(), difference, "a file is not what it was");
             Ok(file)
         }
@@ -92,7 +102,12 @@ pub fn seek(file: BorrowedFd<'_>, path: &Path, flags: u32, position: u64) -> Res
         .map_err(|errno| failed("set the position in", path, errno))
 }
 
-fn check(reg: &RegFileEntry, path: &Path, file: BorrowedFd<'_>) -> Result<()> {
+fn check(
+    reg: &RegFileEntry,
+    path: &Path,
+    file: BorrowedFd<'_>,
+    validation: FileValidation,
+) -> Result<()> {
     let stat = rustix::fs::fstat(file).map_err(|errno| failed("look at", path, errno))?;
     check_type(reg, path, stat.st_mode)?;
     let size_bytes = stat.st_size as u64;
@@ -101,6 +116,9 @@ fn check(reg: &RegFileEntry, path: &Path, file: BorrowedFd<'_>) -> Result<()> {
             path,
             format!("it has {size_bytes} bytes and had {wanted} at the checkpoint"),
         );
+    }
+    if validation == FileValidation::BuildId && !reg.build_id.is_empty() {
+        check_build(reg, path, file)?;
     }
     match reg.mode {
         Some(wanted) if wanted != stat.st_mode => changed(
@@ -112,6 +130,25 @@ fn check(reg: &RegFileEntry, path: &Path, file: BorrowedFd<'_>) -> Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+/// Whether it is the same build of a program or library.
+fn check_build(reg: &RegFileEntry, path: &Path, file: BorrowedFd<'_>) -> Result<()> {
+    // A description that cannot be read from shows nothing.
+    let again = reopen(file, libc::O_RDONLY as u32)?;
+    let id = elf::build_id(&again.into()).map(|id| elf::words(&id));
+    if id.as_ref() == Some(&reg.build_id) {
+        return Ok(());
+    }
+    let wanted = elf::shown(&reg.build_id);
+    let difference = match id {
+        Some(id) => format!(
+            "its build id is {} and was {wanted} at the checkpoint",
+            elf::shown(&id)
+        ),
+        None => format!("it has no build id and had {wanted} at the checkpoint"),
+    };
+    changed(path, difference)
 }
 
 fn check_type(reg: &RegFileEntry, path: &Path, mode: u32) -> Result<()> {
@@ -137,6 +174,32 @@ fn changed(path: &Path, difference: String) -> Result<()> {
 mod tests {
     use super::*;
 
+    const STRICT: Comparison = Comparison {
+        force: false,
+        validation: FileValidation::BuildId,
+    };
+    const FORCED: Comparison = Comparison {
+        force: true,
+        ..STRICT
+    };
+
+    #[test]
+    fn another_build_is_told() {
+        let path = std::env::current_exe().unwrap();
+        let stat = rustix::fs::stat(&path).unwrap();
+        let mut entry = reg(stat.st_size as u64, stat.st_mode);
+        assert!(open(&entry, &path, 0, STRICT).is_ok());
+        entry.build_id = vec![1, 2];
+        let error = open(&entry, &path, 0, STRICT).unwrap_err();
+        assert!(error.to_string().contains("0100000002000000"), "{error}");
+        let by_size = Comparison {
+            validation: FileValidation::Size,
+            ..STRICT
+        };
+        assert!(open(&entry, &path, 0, by_size).is_ok());
+        assert!(open(&entry, &path, 0, FORCED).is_ok());
+    }
+
     fn reg(size: u64, mode: u32) -> RegFileEntry {
         RegFileEntry {
             size: Some(size),
@@ -151,11 +214,11 @@ mod tests {
         let path = dir.path().join("one");
         std::fs::write(&path, "12345").unwrap();
         let mode = rustix::fs::stat(&path).unwrap().st_mode;
-        assert!(open(&reg(5, mode), &path, 0, false).is_ok());
-        assert!(open(&reg(4, mode), &path, 0, true).is_ok());
-        assert!(open(&reg(5, 0o040_755), &path, 0, true).is_err());
+        assert!(open(&reg(5, mode), &path, 0, STRICT).is_ok());
+        assert!(open(&reg(4, mode), &path, 0, FORCED).is_ok());
+        assert!(open(&reg(5, 0o040_755), &path, 0, FORCED).is_err());
         for wrong in [reg(4, mode), reg(5, mode ^ 0o100), reg(5, 0o040_755)] {
-            let error = open(&wrong, &path, 0, false).unwrap_err();
+            let error = open(&wrong, &path, 0, STRICT).unwrap_err();
             assert!(matches!(error, Error::FileChanged { .. }), "{error}");
         }
     }
@@ -167,7 +230,7 @@ mod tests {
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
         for entry in [reg(0, 0o100_600), RegFileEntry::default()] {
             assert!(matches!(
-                open(&entry, &path, 0, true),
+                open(&entry, &path, 0, FORCED),
                 Err(Error::FileChanged { .. })
             ));
         }

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cryopod_image::criu::{
-    FileEntry, RegFileEntry, TermiosEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, TtyType,
-    tty_stop,
+    FileEntry, RegFileEntry, TtyDataEntry, TtyFileEntry, TtyInfoEntry, TtyType, tty_stop,
 };
 use cryopod_image::{Kind as Image, SetReader};
-use cryopod_sys::tty::{self, Errand, Settings, WindowSize};
+use cryopod_sys::tty::{self, Errand};
 use rustix::fs::{Mode, OFlags};
 
+use super::paths::Comparison;
+use super::tty_settings::{lock_settings, modes, settings};
 use super::{corrupt, paths};
 use crate::error::{Context, Error, Result};
 use crate::line::{LIMIT_BYTES, Line, Queues, Stop};
@@ -274,7 +275,12 @@ impl Ttys {
             );
             return Err(Error::NotRestorable { what });
         }
-        let file = paths::open(reg, paths::path_of(reg), tty.entry.flags, false)?;
+        let file = paths::open(
+            reg,
+            paths::path_of(reg),
+            tty.entry.flags,
+            Comparison::default(),
+        )?;
         settings(file.as_fd(), info)?;
         lock_settings(file.as_fd(), info)?;
         if info.exclusive {
@@ -414,79 +420,6 @@ fn own(slave: &Tty<'_>, info: &TtyInfoEntry, file: BorrowedFd<'_>) -> Result<()>
     }
 }
 
-fn modes(master: BorrowedFd<'_>, info: &TtyInfoEntry) -> Result<()> {
-    if info.packet_mode {
-        tty::set_packet_mode(master, true).host("set packet mode (TIOCPKT)")?;
-    }
-    if info.exclusive {
-        tty::set_exclusive(master).host("make a terminal exclusive (TIOCEXCL)")?;
-    }
-    if info.locked {
-        tty::set_locked(master, true).host("lock a pseudo-terminal (TIOCSPTLCK)")?;
-    }
-    Ok(())
-}
-
-/// Line settings and window size. They are left alone where they are right: a device may be others' as well.
-fn settings(file: BorrowedFd<'_>, info: &TtyInfoEntry) -> Result<()> {
-    if let Some(termios) = &info.termios {
-        let now = tty::settings(file).host("read the settings of a terminal")?;
-        let mut wanted = kernels(termios);
-        // criu stores no speeds: they follow from the flags.
-        if (wanted.c_ispeed, wanted.c_ospeed) == (0, 0) {
-            (wanted.c_ispeed, wanted.c_ospeed) = (now.c_ispeed, now.c_ospeed);
-        }
-        if wanted != now {
-            tty::set_settings(file, &wanted).host("set up a terminal (TCSETS2)")?;
-        }
-    }
-    let Some(size) = &info.winsize else {
-        return Ok(());
-    };
-    let wanted = WindowSize {
-        rows: size.ws_row as u16,
-        columns: size.ws_col as u16,
-        x_pixels: size.ws_xpixel as u16,
-        y_pixels: size.ws_ypixel as u16,
-    };
-    if tty::window_size(file) != Ok(wanted) {
-        tty::set_window_size(file, wanted).host("set the size of a window (TIOCSWINSZ)")?;
-    }
-    Ok(())
-}
-
-fn lock_settings(file: BorrowedFd<'_>, info: &TtyInfoEntry) -> Result<()> {
-    let Some(locked) = &info.termios_locked else {
-        return Ok(());
-    };
-    let wanted = Settings {
-        c_ispeed: 0,
-        c_ospeed: 0,
-        ..kernels(locked)
-    };
-    if tty::locked_settings(file) == Ok(wanted) {
-        return Ok(());
-    }
-    tty::set_locked_settings(file, &wanted).host("lock the settings of a terminal (TIOCSLCKTRMIOS)")
-}
-
-fn kernels(entry: &TermiosEntry) -> Settings {
-    let mut settings = Settings {
-        c_iflag: entry.c_iflag,
-        c_oflag: entry.c_oflag,
-        c_cflag: entry.c_cflag,
-        c_lflag: entry.c_lflag,
-        c_line: entry.c_line as u8,
-        c_ispeed: entry.c_ispeed,
-        c_ospeed: entry.c_ospeed,
-        ..Settings::default()
-    };
-    for (to, from) in settings.c_cc.iter_mut().zip(&entry.c_cc) {
-        *to = *from as u8;
-    }
-    settings
-}
-
 const MULTIPLEXER: &str = "/dev/ptmx";
 
 /// What makes pseudo-terminals whose slaves are beside `slave`.
@@ -540,7 +473,7 @@ fn broken(id: u32, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use cryopod_image::criu::TtyPtyEntry;
+    use cryopod_image::criu::{TermiosEntry, TtyPtyEntry};
 
     use super::*;
 
