@@ -21,6 +21,31 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Pages are marked as the parent's, and there is no parent.
+    #[error("{} has pages that are in a parent image set, and has no parent", path.display())]
+    NoParent {
+        /// The page map.
+        path: PathBuf,
+    },
+
+    /// A page that is marked as the parent's is not there.
+    #[error("{} lacks the page at {address:#x}, which a set that builds on it refers to", path.display())]
+    NotInParent {
+        /// The parent's page map.
+        path: PathBuf,
+        /// Address of the page.
+        address: u64,
+    },
+
+    /// Pages are where only another program has them.
+    #[error("{}: the pages at {address:#x} are in no image set", path.display())]
+    PagesElsewhere {
+        /// The page map.
+        path: PathBuf,
+        /// Address of the first.
+        address: u64,
+    },
+
     /// Image sets refer to each other as parents in a chain that is too long, or in a circle.
     #[error("{}: more than {limit} parent image sets", path.display())]
     TooManyParents {
@@ -380,6 +405,9 @@ impl Error {
             }
             Self::PayloadSize { .. } | Self::Unfinished { .. } => ErrorKind::Internal,
             Self::TooManyParents { .. }
+            | Self::NoParent { .. }
+            | Self::NotInParent { .. }
+            | Self::PagesElsewhere { .. }
             | Self::NotRegular { .. }
             | Self::BadDigestList { .. }
             | Self::Truncated { .. }

@@ -9,6 +9,7 @@
 //! - [`framing`]: how a file begins and how entries follow each other
 //! - [`set`]: a directory of such files: [`SetWriter`] and [`SetReader`]
 //! - [`pagemap`]: which pages are where in a pages file, checked
+//! - [`layers`]: pagemaps of sets that build on others
 //! - [`digest`]: BLAKE3 of every file, computed while writing and checked while reading
 //!
 //! Everything read is hostile until checked: no link is followed, only regular files are read, every size is held
@@ -19,6 +20,7 @@ pub mod digest;
 pub mod error;
 pub mod framing;
 pub mod kind;
+pub mod layers;
 pub mod pagemap;
 pub mod set;
 

@@ -56,4 +56,10 @@ pub struct InventoryEntry {
     /// Mappings made by uprobes were accepted.
     #[prost(bool, optional, tag = "14")]
     pub allow_uprobes: Option<bool>,
+    /// What this set is known by to those that build on it.
+    #[prost(string, optional, tag = "20001")]
+    pub cryopod_id: Option<String>,
+    /// `cryopod_id` of the set that this one builds on.
+    #[prost(string, optional, tag = "20002")]
+    pub cryopod_parent_id: Option<String>,
 }

@@ -18,5 +18,5 @@ pub use self::pages_reader::PagesReader;
 pub use self::pages_writer::PagesWriter;
 pub use self::parse::{Parsed, parse_bytes};
 pub use self::payload::Payload;
-pub use self::reader::{MAX_PARENTS, MAX_READ_ALL_BYTES, SetReader};
+pub use self::reader::{MAX_PARENTS, MAX_READ_ALL_BYTES, PARENT_LINK, SetReader};
 pub use self::writer::{EntryWriter, SetWriter};

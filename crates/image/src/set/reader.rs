@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use prost::Message;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -23,7 +24,7 @@ pub const MAX_READ_ALL_BYTES: u64 = 1 << 30;
 pub const MAX_PARENTS: u32 = 128;
 
 /// Name of the link to the parent image set.
-const PARENT_LINK: &str = "parent";
+pub const PARENT_LINK: &str = "parent";
 
 /// An image set to read from.
 ///
@@ -36,6 +37,8 @@ pub struct SetReader {
     digests: Option<BTreeMap<String, FileDigest>>,
     /// How many sets have this one as their parent, directly or not.
     depth: u32,
+    /// The set that this one builds on, once that is known.
+    parent: OnceLock<Option<Box<SetReader>>>,
 }
 
 impl SetReader {
@@ -47,23 +50,68 @@ impl SetReader {
     pub fn open(dir: &Path, digests: Option<Vec<FileDigest>>) -> Result<Self, Error> {
         let digests = digests.map(|list| index_by_name(dir, list)).transpose()?;
         let fd = open_directory(CWD, dir, dir)?;
+        let parent = OnceLock::new();
+        if digests.is_some() {
+            // The link is not in the list: whoever has the list knows the parent.
+            let _ = parent.set(None);
+        }
         Ok(Self {
             dir: fd,
             path: dir.to_owned(),
             digests,
             depth: 0,
+            parent,
         })
+    }
+
+    /// The same set on top of another, whatever the link in its directory says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyParents`] beyond [`MAX_PARENTS`].
+    pub fn on(mut self, parent: SetReader) -> Result<Self, Error> {
+        if parent.known_parents() >= MAX_PARENTS {
+            return Err(self.too_many_parents());
+        }
+        self.parent = OnceLock::from(Some(Box::new(parent)));
+        Ok(self)
+    }
+
+    /// How many parents it has, as far as they have been looked for.
+    fn known_parents(&self) -> u32 {
+        let mut count = 0;
+        let mut set = self;
+        while let Some(Some(parent)) = set.parent.get() {
+            count += 1;
+            set = parent;
+        }
+        count
     }
 
     /// The image set this one builds on, which holds the pages marked as in the parent; `None` if it stands alone.
     ///
-    /// The parent is read without digests. What `parent` points to is followed wherever it leads, as criu does;
-    /// it can only lead to another directory of image files.
+    /// That of a set with digests is the one it was [put on](Self::on). Of a set without, it is where the link `parent`
+    /// leads; that is followed wherever it leads, as criu does, and can only lead to another directory of image files.
     ///
     /// # Errors
     ///
     /// [`Error::OpenDirectory`]; [`Error::TooManyParents`] beyond [`MAX_PARENTS`].
-    pub fn parent(&self) -> Result<Option<SetReader>, Error> {
+    pub fn parent(&self) -> Result<Option<&SetReader>, Error> {
+        if let Some(known) = self.parent.get() {
+            return Ok(known.as_deref());
+        }
+        let found = self.follow_link()?.map(Box::new);
+        Ok(self.parent.get_or_init(|| found).as_deref())
+    }
+
+    fn too_many_parents(&self) -> Error {
+        Error::TooManyParents {
+            path: self.path.clone(),
+            limit: MAX_PARENTS,
+        }
+    }
+
+    fn follow_link(&self) -> Result<Option<SetReader>, Error> {
         let path = self.path.join(PARENT_LINK);
         let dir = match open_directory(self.dir.as_fd(), Path::new(PARENT_LINK), &path) {
             Err(Error::OpenDirectory { source, .. })
@@ -74,16 +122,14 @@ impl SetReader {
             other => other?,
         };
         if self.depth >= MAX_PARENTS {
-            return Err(Error::TooManyParents {
-                path: self.path.clone(),
-                limit: MAX_PARENTS,
-            });
+            return Err(self.too_many_parents());
         }
         Ok(Some(Self {
             dir,
             path,
             digests: None,
             depth: self.depth + 1,
+            parent: OnceLock::new(),
         }))
     }
 

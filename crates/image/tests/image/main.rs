@@ -2,6 +2,7 @@
 
 mod codecs;
 mod hostile;
+mod layers;
 mod messages;
 mod pagemaps;
 mod pages;

@@ -394,7 +394,7 @@ fn the_parent_is_where_the_link_leads() {
 
     let second = SetReader::open(&scratch.path("second"), None).unwrap();
     let first = second.parent().unwrap().unwrap();
-    assert_eq!(read_pstree(&first).unwrap(), process(4));
+    assert_eq!(read_pstree(first).unwrap(), process(4));
     assert!(first.parent().unwrap().is_none());
 }
 
@@ -407,7 +407,8 @@ fn a_parent_that_is_missing_or_endless_is_an_error() {
 
     std::fs::remove_file(scratch.path("parent")).unwrap();
     symlink(".", scratch.path("parent")).unwrap();
-    let mut set = scratch.reader();
+    let reader = scratch.reader();
+    let mut set = &reader;
     for _ in 0..MAX_PARENTS {
         set = set.parent().unwrap().unwrap();
     }
