@@ -27,6 +27,7 @@ mod cgroups;
 mod faults;
 mod files;
 mod harness;
+mod incremental;
 mod inet;
 mod lazy;
 mod live;
@@ -82,6 +83,7 @@ fn tests() -> Vec<Test> {
     tests.extend(attributes::tests());
     tests.extend(memory::tests());
     tests.extend(lazy::tests());
+    tests.extend(incremental::tests());
     tests.extend(cgroups::tests());
     tests.extend(files::tests());
     tests.extend(sockets::tests());

@@ -91,6 +91,7 @@ Examples:
   cryopod checkpoint pid:1234 web              as web:TIME
   cryopod checkpoint 1234 web:before-upgrade   as exactly that
   cryopod checkpoint --stop 1234 web           end the program once its checkpoint is safely stored
+  cryopod checkpoint --incremental 1234 web    store what has changed since the last one
 
 The name of the checkpoint is printed on standard output.")]
     Checkpoint(Checkpoint),
@@ -141,14 +142,42 @@ Examples:
     },
 
     /// Remove checkpoints
+    ///
+    /// One that others build on is not removed, unless they go with it or --merge is given.
     #[command(after_help = "\
 Examples:
   cryopod rm web:before-upgrade
-  cryopod rm web db:v1                  LABEL alone means the newest under it")]
+  cryopod rm web db:v1                  LABEL alone means the newest under it
+  cryopod rm --merge web:monday         keep those that were made on top of it")]
     Rm {
+        /// Fold a checkpoint into those that build on it before it is removed
+        #[arg(long)]
+        merge: bool,
         /// LABEL or LABEL:NAME
         #[arg(required = true, value_name = "REF")]
         references: Vec<String>,
+    },
+
+    /// Follow what a program writes to, so that its checkpoints can be incremental
+    ///
+    /// Starts a small process, the tracker, that leaves with the program. `checkpoint --incremental` does this by itself; the
+    /// checkpoint after it stores everything, and later ones only what has changed.
+    #[command(after_help = "\
+Examples:
+  cryopod track 1234
+  cryopod checkpoint 1234 web                  everything
+  cryopod checkpoint --incremental 1234 web    what has changed since")]
+    Track {
+        /// What to follow: a process id, as 1234 or pid:1234
+        target: String,
+    },
+
+    /// End what `cryopod track` began
+    ///
+    /// The next checkpoint stores everything.
+    Untrack {
+        /// What was followed: a process id, as 1234 or pid:1234
+        target: String,
     },
 
     /// Tell what this machine has and lacks
@@ -251,6 +280,14 @@ pub(crate) struct Checkpoint {
     /// Threads that read and write memory [default: as many as processors]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// Store only what the program has written to since its last checkpoint; the rest stays there, and neither is whole
+    /// without the other. The first time everything is stored, and a tracker is started that follows what the program
+    /// writes to (see `cryopod track`)
+    #[arg(long, conflicts_with = "parent")]
+    pub(crate) incremental: bool,
+    /// As --incremental, if the last checkpoint is this one. If it is not, everything is stored
+    #[arg(long, value_name = "LABEL[:NAME]")]
+    pub(crate) parent: Option<String>,
     /// Take TCP connections along. With --stop their peers wait, and none of their packets gets through, until the
     /// program is restored; without it a restore only finds its peer if the program has not talked with it since. Without
     /// this or --tcp-close, a program that has a connection is refused
@@ -431,6 +468,8 @@ mod tests {
             "ls",
             "inspect",
             "rm",
+            "track",
+            "untrack",
             "doctor",
             "run",
             "criu",

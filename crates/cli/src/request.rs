@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use cryopod::{
-    CgroupOptions, CheckpointOptions, Connections, FileValidation, Freeze, Label, NetworkLock, Ref,
-    RestoreOptions, Target, TcpOptions,
+    CgroupOptions, CheckpointOptions, Connections, FileValidation, Freeze, Incremental, Label,
+    NetworkLock, Ref, RestoreOptions, Target, TcpOptions,
 };
 
 use crate::args::{self, Command, FreezeMode};
@@ -26,7 +26,11 @@ pub(crate) enum Request {
     /// Show a checkpoint.
     Inspect { reference: Ref, descriptors: bool },
     /// Remove checkpoints.
-    Remove { references: Vec<Ref> },
+    Remove { references: Vec<Ref>, merge: bool },
+    /// Follow what a target writes to.
+    Track { target: Target },
+    /// End that.
+    Untrack { target: Target },
     /// Examine the machine.
     Doctor,
     /// Start a program.
@@ -86,13 +90,20 @@ pub(crate) fn understand(command: Command) -> Result<Request, Failure> {
             reference: parse_ref(&reference)?,
             descriptors,
         },
-        Command::Rm { references } => {
+        Command::Rm { references, merge } => {
             let references: Result<_, Failure> =
                 references.iter().map(|text| parse_ref(text)).collect();
             Request::Remove {
                 references: references?,
+                merge,
             }
         }
+        Command::Track { target } => Request::Track {
+            target: target.parse()?,
+        },
+        Command::Untrack { target } => Request::Untrack {
+            target: target.parse()?,
+        },
         Command::Doctor => Request::Doctor,
         Command::Run(typed) => {
             let parent = Parent {
@@ -145,6 +156,11 @@ fn checkpoint(typed: args::Checkpoint) -> Result<Request, Failure> {
         label,
         name,
         external_unix_sockets: typed.ext_unix_sk,
+        incremental: match typed.parent {
+            Some(parent) => Incremental::On(parse_ref(&parent)?),
+            None if typed.incremental => Incremental::Newest,
+            None => Incremental::No,
+        },
     };
     Ok(Request::Checkpoint { target, options })
 }

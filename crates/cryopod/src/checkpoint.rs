@@ -1,18 +1,21 @@
 //! The workflow of a checkpoint: target -> survey -> freeze -> dump -> image set -> store.
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Progress, TcpOptions};
+use cryopod_engine::{Cancel, DumpOptions, Freeze, Frozen, Increment, Progress, TcpOptions};
+use cryopod_image::set::PARENT_LINK;
 use cryopod_image::{Kind, SetWriter};
 use cryopod_store::{CheckpointMeta, Label, Name, Ref, Replace, Store};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::line::{self, Incremental};
 use crate::target::Target;
-use crate::{host, meta, naming};
+use crate::{host, meta, naming, track};
 
 /// How a checkpoint is to be made.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +52,9 @@ pub struct CheckpointOptions {
     pub freeze: Freeze,
     /// Threads that read and write memory; as many as there are processors when left out.
     pub jobs: Option<NonZeroUsize>,
+    /// Leave out what an earlier checkpoint has and what has not changed since. Anything but [`Incremental::No`] starts a
+    /// tracker if there is none, for which the calling process must have no other thread.
+    pub incremental: Incremental,
 }
 
 /// What a checkpoint became. Times are in microseconds, sizes in bytes.
@@ -79,6 +85,12 @@ pub struct CheckpointReport {
     pub live: bool,
     /// Whether the target was ended.
     pub stopped: bool,
+    /// The checkpoint that has what this one leaves out.
+    pub parent: Option<String>,
+    /// How much of the memory that is.
+    pub parent_bytes: u64,
+    /// Why there is no parent, where one was asked for.
+    pub alone_because: Option<String>,
 }
 
 /// Makes a checkpoint of `target` in `store`.
@@ -105,13 +117,41 @@ pub fn checkpoint(
     let root = target.resolve()?;
     let (label, name) = choose_name(store, options, root, created)?;
     cryopod_engine::survey(root, &dump_options)?;
+    let is_incremental = options.incremental != Incremental::No;
+    let mut tracker = track::tracker_for(root, is_incremental && !options.stop);
+    let own = options
+        .replace
+        .then(|| Ref::exact(label.clone(), name.clone()));
+    let chosen = line::choose(store, &options.incremental, tracker.as_ref(), own.as_ref())?;
+    let (parent, alone_because) = match chosen {
+        Ok(line) => (Some(line), None),
+        Err(why) => (None, Some(why).filter(|_| is_incremental)),
+    };
 
     // From here on two guards undo everything: dropping `staging` deletes it, dropping `frozen` lets the target go.
     let staging = store.stage()?;
     let set = SetWriter::create(&staging.images())?;
+    let id = staging.id().to_owned();
+    if let Some(parent) = &parent {
+        let link = staging.images().join(PARENT_LINK);
+        let made = symlink(parent.first().images_from_sibling(), &link);
+        made.map_err(Error::path("make", link))?;
+    }
+    let mut increment = Increment {
+        id: id.clone(),
+        tracker: tracker.as_mut(),
+        parent: parent.as_ref().map(|line| &line.set),
+    };
     let frozen = cryopod_engine::freeze_for_dump(root, &dump_options.tcp, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let snapshot = cryopod_engine::dump(
+        &frozen,
+        &set,
+        &dump_options,
+        Some(&mut increment),
+        progress,
+        cancel,
+    )?;
     let held = Held::let_go(frozen, options.stop || snapshot.needs_tree());
     let mut dumped = snapshot.write_memory(progress, cancel)?;
     if let Some(choice) = dumped.freeze.as_mut().filter(|_| options.stop) {
@@ -128,6 +168,8 @@ pub fn checkpoint(
 
     let mut described = CheckpointMeta::new(label.clone(), name.clone(), root);
     described.created = created;
+    described.id = Some(id.clone());
+    described.parent = parent.as_ref().map(|line| line.first().reference());
     described.host = host::describe();
     described.cpu_features = host::cpu_features()?;
     described.engine = meta::engine();
@@ -154,6 +196,9 @@ pub fn checkpoint(
         tracing::info!(path = %link.display(), "a link that the checkpoint needs was left");
     }
     let reference = stored.reference().to_string();
+    if let Some(tracker) = tracker.filter(|_| !options.stop) {
+        track::commit(tracker, &id);
+    }
     if let Held::ToEnd(frozen, _) = held {
         let killed = frozen.kill();
         killed.map_err(|source| Error::StoredNotStopped {
@@ -175,6 +220,9 @@ pub fn checkpoint(
         total_time_us: micros(started.elapsed()),
         live: dumped.freeze.is_some_and(|choice| choice.live),
         stopped: options.stop,
+        parent: described.parent.as_ref().map(Ref::to_string),
+        parent_bytes: dumped.parent_bytes,
+        alone_because,
     })
 }
 
@@ -232,6 +280,13 @@ fn choose_name(
             store: store.path().to_owned(),
         }
         .into());
+    }
+    let reference = Ref::exact(label.clone(), name.clone());
+    if options.replace && store.contains(&label, &name)? {
+        let by = store.dependents(&label, &name)?;
+        if !by.is_empty() {
+            return Err(cryopod_store::Error::Needed { reference, by }.into());
+        }
     }
     Ok((label, name))
 }

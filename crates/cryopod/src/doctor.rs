@@ -65,7 +65,7 @@ pub fn examine(store: Option<&Path>) -> Examination {
         mem_writes(),
         rseq(),
         userfaultfd(),
-        soft_dirty(),
+        write_tracking(),
         cgroups(),
     ];
     checks.extend(store.map(free_space));
@@ -80,7 +80,10 @@ pub type Probe = fn() -> bool;
 
 /// Features by the names that criu gives them, and how to find out whether this machine has them.
 pub const FEATURES: &[(&str, Probe)] = &[
-    ("mem_dirty_track", || soft_dirty().have),
+    (
+        "mem_dirty_track",
+        cryopod_sys::userfaultfd::can_follow_writes,
+    ),
     ("uffd", || userfaultfd().have),
     ("pagemap_scan", || pagemap().have),
     ("timerfd", || true),
@@ -332,37 +335,25 @@ fn userfaultfd() -> Check {
         } else {
             "not in this kernel".to_owned()
         },
-        cost: "nothing yet: later, restores cannot be lazy, nor checkpoints incremental",
+        cost: "restores cannot be lazy, nor checkpoints incremental",
     }
 }
 
-/// CONFIG_MEM_SOFT_DIRTY: bit 55 of a page that was just written.
-fn soft_dirty() -> Check {
-    let have = soft_dirty_bit().unwrap_or(false);
+/// UFFD_FEATURE_WP_ASYNC of ioctl_userfaultfd(2).
+fn write_tracking() -> Check {
+    let have = cryopod_sys::userfaultfd::can_follow_writes();
     Check {
-        name: "soft-dirty pages",
+        name: "tracked writes",
         have,
         needed: false,
         detail: if have {
-            "in this kernel"
+            "userfaultfd's asynchronous write protection"
         } else {
-            "not in this kernel"
+            "not in this kernel, or not allowed"
         }
         .to_owned(),
-        cost: "nothing: cryopod does not use them",
+        cost: "checkpoints cannot be incremental: all of them are full ones",
     }
-}
-
-fn soft_dirty_bit() -> Option<bool> {
-    use std::os::unix::fs::FileExt;
-    let written = Box::new([1_u8; 4096]);
-    let address = std::ptr::from_ref(std::hint::black_box(&*written)).addr() as u64;
-    let mut entry = [0; 8];
-    fs::File::open("/proc/self/pagemap")
-        .ok()?
-        .read_exact_at(&mut entry, address / 4096 * 8)
-        .ok()?;
-    Some(u64::from_ne_bytes(entry) & (1 << 55) != 0)
 }
 
 fn seccomp_filters() -> bool {

@@ -1,19 +1,23 @@
 //! Dumping into a directory of images, as criu does: no store, no digests, nothing flushed to disk.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cryopod_engine::{
-    Cancel, CgroupOptions, DumpOptions, FileValidation, Freeze, Frozen, Progress, TcpOptions,
+    Cancel, CgroupOptions, DumpOptions, FileValidation, Freeze, Frozen, Increment, Progress,
+    TcpOptions, Tracker,
 };
-use cryopod_image::criu::{RestoreStatsEntry, StatsEntry};
-use cryopod_image::{Kind, SetWriter};
+use cryopod_image::criu::{InventoryEntry, RestoreStatsEntry, StatsEntry};
+use cryopod_image::set::PARENT_LINK;
+use cryopod_image::{Kind, SetReader, SetWriter};
 use serde::Serialize;
 
 use crate::checkpoint::micros;
 use crate::error::{Error, Result};
 use crate::restore::RestoreReport;
 use crate::target::Target;
+use crate::track;
 
 /// What becomes of the target after its dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +57,13 @@ pub struct DumpDirOptions {
     pub cgroups: CgroupOptions,
     /// What becomes of TCP connections; whether the target ends is known without it.
     pub tcp: TcpOptions,
+    /// Only memory matters, and the target hardly stands still: a dump for others to build on. The target goes on.
+    pub pre_dump: bool,
+    /// Follow what the target writes to from now on, so that later dumps can build on this one. For that the calling process
+    /// must have no other thread.
+    pub track_mem: bool,
+    /// The images of the last dump, seen from those of this one: what has not changed since is left out.
+    pub parent: Option<PathBuf>,
 }
 
 /// What a dump became. Times are in microseconds, sizes in bytes.
@@ -103,10 +114,40 @@ pub fn dump_dir(
     clear(images, |kind| {
         kind != Kind::StatsDump && kind != Kind::StatsRestore
     })?;
+    let afterwards = match options.pre_dump {
+        true => Afterwards::Run,
+        false => options.afterwards,
+    };
+    let track_mem = options.track_mem || options.pre_dump;
+    let mut tracker = track::tracker_for(root, track_mem && afterwards != Afterwards::Kill);
+    unlink_parent(images)?;
+    let parent = match &options.parent {
+        Some(parent) => Some(link_parent(images, parent)?),
+        None => None,
+    };
+    let parent = parent.filter(|set| is_base(set, tracker.as_ref()));
     let set = SetWriter::create(images)?.cached();
+    let id = random_id()?;
+    let mut increment = Increment {
+        id: id.clone(),
+        tracker: tracker.as_mut(),
+        parent: parent.as_ref(),
+    };
     let frozen = cryopod_engine::freeze_for_dump(root, &dump_options.tcp, cancel)?;
     let freezing_time = frozen.since().elapsed();
-    let snapshot = cryopod_engine::dump(&frozen, &set, &dump_options, progress, cancel)?;
+    let snapshot = cryopod_engine::dump(
+        &frozen,
+        &set,
+        &dump_options,
+        Some(&mut increment),
+        progress,
+        cancel,
+    )?;
+    // A pre-dump from copies does not need the target any more.
+    let held = match options.pre_dump && !snapshot.needs_tree() {
+        true => Err(frozen.thaw()),
+        false => Ok(frozen),
+    };
     let mut dumped = snapshot.write_memory(progress, cancel)?;
     set.finish()?;
     // The scripts of a container runtime synchronise file systems here: the target must not have gone on yet.
@@ -114,10 +155,16 @@ pub fn dump_dir(
     if cancel.is_requested() {
         return Err(Error::Interrupted);
     }
-    let frozen_time = release(frozen, options.afterwards)?;
+    let frozen_time = match held {
+        Ok(frozen) => release(frozen, afterwards)?,
+        Err(frozen_time) => frozen_time,
+    };
     // A target that goes on is expected to change its files, so that nothing is left behind in its directories.
-    if options.afterwards != Afterwards::Run {
+    if afterwards != Afterwards::Run {
         dumped.links.keep();
+    }
+    if let Some(tracker) = tracker.filter(|_| afterwards != Afterwards::Kill) {
+        track::commit(tracker, &id);
     }
     write_stats(
         work,
@@ -151,15 +198,56 @@ fn dump_options(options: &DumpDirOptions) -> DumpOptions {
         force_irmap: options.force_irmap,
         external_unix_sockets: options.external_unix_sockets,
         // criu's scripts and options expect a target that stands still until everything is written.
-        freeze: Freeze::Stop,
+        freeze: match options.pre_dump {
+            true => Freeze::Auto,
+            false => Freeze::Stop,
+        },
         cgroups: options.cgroups.clone(),
         file_validation: options.file_validation,
         tcp: TcpOptions {
-            ends: options.afterwards == Afterwards::Kill,
+            ends: options.afterwards == Afterwards::Kill && !options.pre_dump,
             ..options.tcp
         },
         ..default
     }
+}
+
+/// Removes the link to a parent that an earlier dump made.
+fn unlink_parent(images: &Path) -> Result<()> {
+    let link = images.join(PARENT_LINK);
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::path("replace", link)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the link to the images of the parent, and opens them.
+fn link_parent(images: &Path, parent: &Path) -> Result<SetReader> {
+    let link = images.join(PARENT_LINK);
+    symlink(parent, &link).map_err(Error::path("make", &link))?;
+    Ok(SetReader::open(&link, None)?)
+}
+
+/// Whether a set is what the tracker knows changes since. It may be criu's, or of another program.
+fn is_base(set: &SetReader, tracker: Option<&Tracker>) -> bool {
+    let Some(base) = tracker.and_then(Tracker::base) else {
+        return false;
+    };
+    let inventory = set.read_one::<InventoryEntry>(Kind::Inventory, None);
+    let is_base = inventory.is_ok_and(|inventory| inventory.cryopod_id.as_deref() == Some(base));
+    if !is_base {
+        tracing::warn!("the previous images are not those of the last dump: everything is stored");
+    }
+    is_base
+}
+
+/// What a set of images is known by, in the form of a UUID.
+fn random_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/uuid";
+    let text = std::fs::read_to_string(PATH).map_err(Error::path("read", PATH))?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// Lets the target go the way that was asked for. Returns how long it stood still.

@@ -35,22 +35,28 @@
 mod checkpoint;
 pub mod doctor;
 mod error;
+mod fold;
 pub mod foreground;
 mod host;
 mod images;
 pub mod inspect;
 pub mod interrupt;
+mod line;
 mod meta;
 mod naming;
 mod restore;
 pub mod target;
+mod track;
 
 pub use checkpoint::{CheckpointOptions, CheckpointReport, checkpoint};
 pub use error::{Error, ErrorKind, Result, Unsupported};
+pub use fold::remove_merging;
 pub use foreground::ExitStatus;
 pub use images::{Afterwards, DumpDirOptions, DumpDirReport, dump_dir, write_restore_stats};
+pub use line::Incremental;
 pub use restore::{RestoreOptions, RestoreReport, Restored, restore, restore_dir};
 pub use target::Target;
+pub use track::{Tracked, track, untrack};
 
 pub use cryopod_engine::{
     Cancel, CgroupOptions, CgroupRoot, Connections, FileValidation, Freeze, ManageCgroups,

@@ -26,6 +26,11 @@ pub(crate) fn describe(
     meta.processes = dumped.processes.iter().map(process).collect();
     meta.stats.memory_bytes = dumped.memory_bytes;
     meta.stats.pages_bytes = dumped.pages_bytes;
+    set_files(meta, &files);
+}
+
+/// Fills in what image files there are.
+pub(crate) fn set_files(meta: &mut CheckpointMeta, files: &[cryopod_image::FileDigest]) {
     meta.size_bytes = files.iter().map(|file| file.size_bytes).sum();
     meta.files = files.iter().map(to_store).collect();
 }

@@ -17,7 +17,8 @@ use serde::Serialize;
 use crate::checkpoint::micros;
 use crate::error::Result;
 use crate::foreground::{self, ExitStatus};
-use crate::{host, meta};
+use crate::host;
+use crate::line::Line;
 
 /// How a restore is to be done.
 #[derive(Clone, Debug, Default)]
@@ -196,9 +197,9 @@ pub fn restore(
     let started = Instant::now();
     let stored = store.get(reference)?;
     host::check(&stored.meta.host, &stored.meta.cpu_features)?;
-    let set = SetReader::open(&stored.images(), Some(meta::digests(&stored.meta)))?;
-    tracing::debug!(reference = %stored.reference(), "restoring");
-    revive(&set, options, progress, cancel, started)
+    let line = Line::open(store, &stored)?;
+    tracing::debug!(reference = %stored.reference(), builds_on = line.members.len() - 1, "restoring");
+    revive(&line.set, options, progress, cancel, started)
 }
 
 /// Restores a directory of images as criu writes it. They carry no digests, so that damage may go unnoticed.

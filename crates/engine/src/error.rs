@@ -80,6 +80,12 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// The process that follows what a tree writes to cannot be used.
+    #[error("the tracker: {what}")]
+    Tracker {
+        /// Why.
+        what: &'static str,
+    },
     /// A task ended while it was worked on.
     #[error("pid {pid}: ended while it was {during}")]
     Ended {
@@ -338,7 +344,9 @@ impl Error {
             Self::Path { source, .. } => {
                 Errno::from_io_error(source).map_or(ErrorKind::External, errno_kind)
             }
-            Self::Ended { .. } | Self::UnexpectedStop { .. } => ErrorKind::External,
+            Self::Tracker { .. } | Self::Ended { .. } | Self::UnexpectedStop { .. } => {
+                ErrorKind::External
+            }
             Self::Proc { .. } => ErrorKind::Internal,
             Self::Unsupported(_)
             | Self::NotRestorable { .. }

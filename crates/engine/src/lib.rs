@@ -9,6 +9,7 @@
 //! - [`survey`]: what in the tree cannot be checkpointed, found before anything is stopped
 //! - [`freeze`]: the tree stands still, and goes on when its guard is dropped
 //! - [`dump`]: one module per kind of resource writes its part of the image set
+//! - [`track`]: what was written since a checkpoint, so that the next one can leave the rest out
 //! - [`restore`]: the same rooms in the other direction: build the tree, fill its memory, let go
 //!
 //! Below them: [`proc`] reads /proc, [`remote`] makes remote system calls, [`cpu`] translates registers, [`net`] asks
@@ -29,6 +30,7 @@ pub mod restore;
 pub mod survey;
 #[cfg(test)]
 mod tests;
+pub mod track;
 
 pub use cgroups::{CgroupOptions, CgroupRoot, ManageCgroups};
 pub use dump::{
@@ -41,3 +43,4 @@ pub use freeze::Frozen;
 pub use progress::{Cancel, NoProgress, Progress};
 pub use restore::{RestoreOptions, Restored, Stdio, restore};
 pub use survey::survey;
+pub use track::{Increment, Tracker};

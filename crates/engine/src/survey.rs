@@ -7,9 +7,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cryopod_image::criu::FdTypes;
+use cryopod_sys::pagemap;
 
 use crate::dump::files::Outlook;
 use crate::dump::files::kind::{Kind, classify};
@@ -260,7 +262,8 @@ impl Survey {
             if mapping.name.starts_with(SOCKET) && sockets::is_ring(pid, mapping.inode) {
                 continue;
             }
-            if let Some(what) = memory_problem(&mapping) {
+            let is_followed = mapping.has(b"uw") && is_followed(pid, &mapping);
+            if let Some(what) = memory_problem(&mapping, is_followed) {
                 self.add(
                     pid,
                     None,
@@ -307,8 +310,16 @@ impl Survey {
     }
 }
 
+/// Whether all that a mapping is watched for is what was written to it.
+fn is_followed(pid: i32, mapping: &Mapping) -> bool {
+    let open = File::open(proc::path(pid, "pagemap"));
+    open.is_ok_and(|file| pagemap::is_followed(file.as_fd(), mapping.start))
+}
+
 /// What a mapping is, where it cannot be made again (VmFlags are those of proc_pid_smaps(5)).
-fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
+///
+/// A userfaultfd that only follows writes (`is_followed`), as [`crate::track`] has it, changes nothing for the program.
+fn memory_problem(mapping: &Mapping, is_followed: bool) -> Option<&'static str> {
     // What the kernel maps itself, and some of it is device memory by its flags.
     if mapping.name.starts_with(b"[v") {
         return None;
@@ -328,7 +339,7 @@ fn memory_problem(mapping: &Mapping) -> Option<&'static str> {
         Some("uprobes are active")
     } else if flag(b"ss") {
         Some("shadow stack")
-    } else if flag(b"um") || flag(b"uw") || flag(b"ui") {
+    } else if flag(b"um") || flag(b"ui") || (flag(b"uw") && !is_followed) {
         Some("watched by userfaultfd")
     } else if flag(b"io") || flag(b"pf") {
         Some("device memory")
@@ -400,24 +411,25 @@ mod tests {
             ..Mapping::default()
         };
         assert_eq!(
-            memory_problem(&mapping("[vvar]", &[b"rd", b"io", b"pf"])),
+            memory_problem(&mapping("[vvar]", &[b"rd", b"io", b"pf"]), false),
             None
         );
-        assert_eq!(memory_problem(&mapping("", &[b"rd", b"wr"])), None);
+        assert_eq!(memory_problem(&mapping("", &[b"rd", b"wr"]), false), None);
         assert_eq!(
-            memory_problem(&mapping("/dev/mem", &[b"io"])),
+            memory_problem(&mapping("/dev/mem", &[b"io"]), false),
             Some("device memory")
         );
         assert_eq!(
-            memory_problem(&mapping("/SYSV00000000 (deleted)", &[b"ht"])),
+            memory_problem(&mapping("/SYSV00000000 (deleted)", &[b"ht"]), false),
             Some("System V shared memory of huge pages")
         );
         assert_eq!(
-            memory_problem(&mapping("", &[b"uw"])),
+            memory_problem(&mapping("", &[b"uw"]), false),
             Some("watched by userfaultfd")
         );
+        assert_eq!(memory_problem(&mapping("", &[b"uw"]), true), None);
         assert_eq!(
-            memory_problem(&mapping("/memfd:x (deleted)", &[b"ht"])),
+            memory_problem(&mapping("/memfd:x (deleted)", &[b"ht"]), false),
             None
         );
     }

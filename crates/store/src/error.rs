@@ -97,6 +97,28 @@ pub enum Error {
         /// The store that has it.
         store: PathBuf,
     },
+    /// Others have pages in it.
+    #[error("checkpoint {reference} is needed by {}", names(.by))]
+    Needed {
+        /// What was to go.
+        reference: Ref,
+        /// Those that build on it.
+        by: Vec<Ref>,
+    },
+    /// Too many checkpoints build on one another, or some of them in a circle.
+    #[error("checkpoint {reference} builds on more than {limit} others")]
+    LongLine {
+        /// The first of them.
+        reference: Ref,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Another command builds on it, or reads it.
+    #[error("checkpoint {reference} is in use by another command")]
+    InUse {
+        /// What was to go.
+        reference: Ref,
+    },
     /// The path given for the store is not a directory.
     #[error("the store {} is not a directory", .path.display())]
     StoreNotADirectory {
@@ -274,6 +296,7 @@ impl Error {
             }
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::InTheWay { .. }
+            | Self::LongLine { .. }
             | Self::Foreign { .. }
             | Self::MissingMeta { .. }
             | Self::NotAFile { .. } => ErrorKind::Corrupt,
@@ -282,7 +305,7 @@ impl Error {
             }
             Self::MetaVersion { .. } | Self::RenameUnsupported { .. } => ErrorKind::Unsupported,
             Self::MetaEncode { .. } | Self::FileMismatch { .. } => ErrorKind::Internal,
-            Self::Contended { .. } => ErrorKind::Busy,
+            Self::Contended { .. } | Self::Needed { .. } | Self::InUse { .. } => ErrorKind::Busy,
             Self::NoSpace { .. } | Self::StagingLost { .. } => ErrorKind::External,
             Self::Unreadable { source, .. }
             | Self::NotDurable { source, .. }
@@ -314,6 +337,11 @@ impl Error {
             Self::Exists { .. } => {
                 "choose another name, remove that checkpoint first, or ask to replace it".to_owned()
             }
+            Self::Needed { .. } => {
+                "remove those first, or with it, or fold it into them: `cryopod rm --merge`"
+                    .to_owned()
+            }
+            Self::InUse { .. } => "try again when that is done".to_owned(),
             Self::StoreNotADirectory { .. } => "choose a directory for the store".to_owned(),
             Self::NotAStore { .. } => {
                 "choose an empty directory, or one that does not exist yet".to_owned()
@@ -322,6 +350,7 @@ impl Error {
                 format!("move {} out of the store", path.display())
             }
             Self::MissingMeta { .. }
+            | Self::LongLine { .. }
             | Self::NotAFile { .. }
             | Self::MetaSyntax { .. }
             | Self::MetaField { .. }
@@ -370,6 +399,16 @@ fn kind_of_io(error: &io::Error) -> ErrorKind {
         io::ErrorKind::ResourceBusy | io::ErrorKind::WouldBlock => ErrorKind::Busy,
         _ => ErrorKind::External,
     }
+}
+
+/// References, as a sentence has them; many are not told one by one.
+fn names(references: &[Ref]) -> String {
+    const SHOWN: usize = 8;
+    let mut shown: Vec<String> = references.iter().take(SHOWN).map(Ref::to_string).collect();
+    if references.len() > SHOWN {
+        shown.push(format!("{} more", references.len() - SHOWN));
+    }
+    shown.join(", ")
 }
 
 /// What to do about a plain system call failure.

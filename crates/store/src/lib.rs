@@ -17,6 +17,8 @@
 //! Whatever a crash leaves is therefore in `tmp/`, where the next [`Store::open`] deletes what nobody holds
 //! (see the `sweep` module for how that is decided without a race).
 //!
+//! A checkpoint may build on another one of the store, which cannot be removed then (see the `line` module).
+//!
 //! What is read back is not trusted: `checkpoint.json` is bounded in size and in number of values, parsed in one
 //! place ([`CheckpointMeta::from_slice`]), and file names found in it must be plain names. Text in it (command
 //! lines, host names) is whatever the checkpointed program made it: whoever prints it must escape it.
@@ -24,6 +26,7 @@
 mod digest;
 mod error;
 mod fs;
+mod line;
 mod list;
 mod meta;
 mod name;
@@ -34,6 +37,7 @@ mod sweep;
 
 pub use digest::{Digest, FileDigest};
 pub use error::{Error, ErrorKind, NameProblem};
+pub use line::Hold;
 pub use list::Listed;
 pub use meta::{
     CheckpointMeta, EngineInfo, FORMAT_VERSION, FreezeInfo, Host, MAX_FILES, MAX_META_BYTES,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::digest::FileDigest;
 use crate::error::Error;
-use crate::name::{Label, Name};
+use crate::name::{Label, Name, Ref};
 
 /// The format version this crate writes, and the highest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -115,6 +115,13 @@ pub struct CheckpointMeta {
     pub label: Label,
     /// The name it was published under.
     pub name: Name,
+    /// What it is known by whatever it is called, and its images with it: different for each that was ever made. Absent in
+    /// those of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The checkpoint in the same store that has the pages which this one lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Ref>,
     /// When it was made (RFC 3339, UTC, to the nanosecond); decides which one is the newest.
     pub created: Timestamp,
     /// Where it was made.
@@ -157,6 +164,8 @@ impl CheckpointMeta {
             format_version: FORMAT_VERSION,
             label,
             name,
+            id: None,
+            parent: None,
             created: Timestamp::now(),
             host: Host::default(),
             cpu_features: Vec::new(),
@@ -219,6 +228,13 @@ impl CheckpointMeta {
         }
         if self.root_pid < 1 {
             return refused("root_pid", "not a process id");
+        }
+        if self
+            .parent
+            .as_ref()
+            .is_some_and(|parent| parent.name.is_none())
+        {
+            return refused("parent", "a checkpoint is LABEL:NAME");
         }
         if self.files.len() > MAX_FILES {
             return Err(Error::MetaTooLarge {

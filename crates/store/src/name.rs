@@ -122,7 +122,8 @@ name_type!(
 );
 
 /// A reference to a checkpoint: `LABEL:NAME`, or `LABEL` for the newest one under that label.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Ref {
     /// The label.
     pub label: Label,
@@ -162,6 +163,20 @@ impl Ref {
     #[must_use]
     pub fn newest(label: Label) -> Self {
         Self { label, name: None }
+    }
+}
+
+impl TryFrom<String> for Ref {
+    type Error = Error;
+
+    fn try_from(value: String) -> Result<Self, Error> {
+        Self::parse(&value)
+    }
+}
+
+impl From<Ref> for String {
+    fn from(reference: Ref) -> String {
+        reference.to_string()
     }
 }
 

@@ -26,7 +26,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::InTheWay`] if it is not a directory; [`Error::Io`]. [`Error::NotDeleted`] if it is
+    /// [`Error::NotFound`]; [`Error::Needed`] if others build on it; [`Error::InUse`]; [`Error::InTheWay`] if it is not a directory; [`Error::Io`]. [`Error::NotDeleted`] if it is
     /// out of the store and some of its files are left in `tmp/`.
     pub fn remove(&self, reference: &Ref) -> Result<Removed, Error> {
         let exact = self.resolve(reference)?;
@@ -34,16 +34,38 @@ impl Store {
     }
 
     /// Removes several checkpoints, each as [`Store::remove`] does; one result for each, in the same order. What they
-    /// mean is settled before anything is removed, so that naming a label twice does not remove two checkpoints.
+    /// mean is settled before anything is removed, so that naming a label twice does not remove two checkpoints. What others
+    /// among them need goes after those.
     pub fn remove_all(&self, references: &[Ref]) -> Vec<Result<Removed, Error>> {
-        let resolved: Vec<_> = references
-            .iter()
-            .map(|reference| self.resolve(reference))
-            .collect();
-        resolved
-            .into_iter()
-            .map(|exact| self.remove_exact(exact?))
-            .collect()
+        let mut outcomes: Vec<Option<Result<Removed, Error>>> = Vec::new();
+        let mut waiting: Vec<(usize, Removed)> = Vec::new();
+        for (index, reference) in references.iter().enumerate() {
+            match self.resolve(reference) {
+                Ok(exact) => {
+                    waiting.push((index, exact));
+                    outcomes.push(None);
+                }
+                Err(error) => outcomes.push(Some(Err(error))),
+            }
+        }
+        // Each round removes at least one, or is the last.
+        let mut progress = true;
+        while !waiting.is_empty() {
+            let mut later = Vec::new();
+            let last = !progress;
+            progress = false;
+            for (index, exact) in waiting {
+                match self.remove_exact(exact.clone()) {
+                    Err(Error::Needed { .. }) if !last => later.push((index, exact)),
+                    outcome => {
+                        progress |= outcome.is_ok();
+                        outcomes[index] = Some(outcome);
+                    }
+                }
+            }
+            waiting = later;
+        }
+        outcomes.into_iter().flatten().collect()
     }
 
     /// Which checkpoint `reference` means. It need not exist, if it has a name.
@@ -76,6 +98,7 @@ impl Store {
     fn take_out(&self, Removed { label, name }: &Removed, id: &str) -> Result<(), Error> {
         let dirs = &self.dirs;
         let path = dirs.checkpoint_path(label, name);
+        let _claim = self.claim(label, name)?;
         // Not to be deleted before it is on disk that the name is gone: see Staging::place.
         let _no_sweep = NoSweep::begin(dirs.tmp.as_fd(), &dirs.tmp_path)?;
         let Some(label_dir) = dirs.open_label(label)? else {

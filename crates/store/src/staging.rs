@@ -5,12 +5,14 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::fs::{self, Tree};
+use crate::line::Hold;
 use crate::meta::CheckpointMeta;
 use crate::name::{Label, Name, Ref};
 use crate::store::{Dirs, IMAGES_DIR, MAX_ATTEMPTS, META_FILE, Store, Stored};
@@ -40,6 +42,9 @@ pub struct Staging {
     /// Whether it is out of `tmp/`, so that nothing is left to delete.
     published: bool,
 }
+
+/// The pause between two attempts to lock a checkpoint that somebody else replaces, which takes as long as a few flushes.
+const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a staged checkpoint got to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +94,12 @@ impl Staging {
         &self.path
     }
 
+    /// What it is called in `tmp/`: a UUID, which no other checkpoint ever had.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where its image files go. Exists.
     #[must_use]
     pub fn images(&self) -> PathBuf {
@@ -101,7 +112,8 @@ impl Staging {
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] with [`Replace::No`]; [`Error::FileMismatch`]; [`Error::MetaField`] and the like for a `meta`
+    /// [`Error::Exists`] with [`Replace::No`]; [`Error::Needed`] and [`Error::InUse`] for one that is to be replaced, unless the
+    /// new one has the same id and therefore the same contents; [`Error::FileMismatch`]; [`Error::MetaField`] and the like for a `meta`
     /// that could not be read back; [`Error::NoSpace`], [`Error::InTheWay`], [`Error::StagingLost`],
     /// [`Error::RenameUnsupported`], [`Error::Io`]. After all of these the store is as it was before.
     ///
@@ -122,7 +134,7 @@ impl Staging {
         let tree = Tree::scan(self.dir.as_fd(), &self.path)?;
         self.check_files(&meta, &tree)?;
         tree.flush(self.dir.as_fd(), &self.path)?;
-        self.place(label, name, replace)?;
+        self.place(&meta, replace)?;
         let path = self.dirs.checkpoint_path(label, name);
         tracing::debug!(path = %path.display(), "published");
         Ok(Stored {
@@ -165,7 +177,12 @@ impl Staging {
     }
 
     /// Moves the staged directory to its name, flushes the directories that changed, and deletes what it replaced.
-    fn place(&mut self, label: &Label, name: &Name, replace: Replace) -> Result<(), Error> {
+    fn place(&mut self, meta: &CheckpointMeta, replace: Replace) -> Result<(), Error> {
+        let (label, name) = (&meta.label, &meta.name);
+        let _claim = match replace {
+            Replace::Yes => self.claim_replaced(meta)?,
+            Replace::No => None,
+        };
         let dirs = Arc::clone(&self.dirs);
         // A checkpoint that is replaced turns up in tmp/ unlocked. It must not be deleted before the exchange is on
         // disk: a power failure could bring back its name, then without its files.
@@ -185,6 +202,37 @@ impl Staging {
             delete_staged(&dirs, &self.id, &self.path);
         }
         Ok(())
+    }
+
+    /// Locks the checkpoint that is to be replaced, if there is one, unless nobody who builds on it would notice. Others may
+    /// replace it at the same time, one after the other.
+    fn claim_replaced(&self, meta: &CheckpointMeta) -> Result<Option<Hold>, Error> {
+        let store = Store {
+            dirs: Arc::clone(&self.dirs),
+        };
+        let (label, name) = (&meta.label, &meta.name);
+        let mut refused = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let has_same_id = |old: &Stored| meta.id.is_some() && old.meta.id == meta.id;
+            if store.read(label, name).is_ok_and(|old| has_same_id(&old)) {
+                return Ok(None);
+            }
+            match store.claim(label, name) {
+                Ok(claim) => return Ok(Some(claim)),
+                Err(error @ Error::InUse { .. }) => {
+                    refused = Some(error);
+                    std::thread::sleep(IN_USE_PAUSE);
+                }
+                // It was there a moment ago, and so may be the one that took its place.
+                Err(Error::NotFound { .. }) if store.contains(label, name)? => {}
+                // What else may be in the way is found by the rename.
+                Err(Error::NotFound { .. } | Error::InTheWay { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::Contended {
+            path: self.dirs.checkpoint_path(label, name),
+        }))
     }
 
     /// Moves the staged directory to its name. Other commands may remove the label's directory when it is empty, or

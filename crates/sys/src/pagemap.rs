@@ -6,7 +6,7 @@ use std::mem::size_of;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
 
 /// `PAGE_IS_*` categories.
 pub mod category {
@@ -77,6 +77,44 @@ pub fn scan(
         ..ScanArg::default()
     };
     run(pagemap, start, end, wanted, found)
+}
+
+/// Scans `start..end` like [`scan`], also telling which pages were written to ([`category::WRITTEN`]) since they were last
+/// scanned so, and protects them again in the same step (`PM_SCAN_WP_MATCHING`). Says nothing about mappings that no
+/// userfaultfd [follows](crate::userfaultfd::Userfaultfd::register_writes).
+pub fn scan_written(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    mut found: impl FnMut(Region),
+) -> Result<()> {
+    const PROTECT: u64 = 1;
+    let wanted = |unwanted| ScanArg {
+        flags: PROTECT,
+        category_inverted: unwanted,
+        category_mask: unwanted,
+        category_anyof_mask: category::PRESENT | category::SWAPPED,
+        return_mask: category::WRITTEN,
+        ..ScanArg::default()
+    };
+    let unwanted = category::PFNZERO | category::GUARD;
+    match run(pagemap, start, end, wanted(unwanted), &mut found) {
+        // Before Linux 6.15 guards cannot be told.
+        Err(Errno::INVAL) => run(pagemap, start, end, wanted(category::PFNZERO), found),
+        scanned => scanned,
+    }
+}
+
+/// Whether the mapping of a page is followed by a userfaultfd that stops nobody (`PM_SCAN_CHECK_WPASYNC`).
+pub fn is_followed(pagemap: BorrowedFd<'_>, page: u64) -> bool {
+    const CHECK: u64 = 2;
+    let wanted = ScanArg {
+        flags: CHECK,
+        category_mask: category::PRESENT,
+        return_mask: category::PRESENT,
+        ..ScanArg::default()
+    };
+    run(pagemap, page, page + crate::memory::PAGE, wanted, |_| {}).is_ok()
 }
 
 /// Scans `start..end` like [`scan`] for guards. EINVAL where the kernel does not tell them.

@@ -14,12 +14,18 @@ use crate::{Errno, Result, check};
 /// the process are asked for as well, which needs CAP_SYS_PTRACE where /proc/sys/vm/unprivileged_userfaultfd is 0.
 pub const CREATE_FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
 
+/// The same for one that [follows writes](Userfaultfd::follow_writes): it is never asked for a page, so that a process may
+/// have it without any privilege (`UFFD_USER_MODE_ONLY`).
+pub const FOLLOWER_FLAGS: u64 = CREATE_FLAGS | 1;
+
 const UFFD_API: u64 = 0xaa;
 const FEATURE_EVENT_FORK: u64 = 1 << 1;
 const FEATURE_EVENT_REMAP: u64 = 1 << 2;
 const FEATURE_EVENT_REMOVE: u64 = 1 << 3;
 const FEATURE_EVENT_UNMAP: u64 = 1 << 6;
 const FEATURE_THREAD_ID: u64 = 1 << 8;
+const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const FEATURE_WP_ASYNC: u64 = 1 << 15;
 
 const EVENT_PAGEFAULT: u8 = 0x12;
 const EVENT_FORK: u8 = 0x13;
@@ -165,12 +171,38 @@ impl Userfaultfd {
         unsafe { self.ioctl(UFFDIO_API, &raw mut api) }
     }
 
+    /// UFFDIO_API, once, before anything else: nothing is told of anything, but pages can be protected so that the first
+    /// write lifts the protection, in the kernel (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7). PAGEMAP_SCAN protects and tells
+    /// ([`scan_written`](crate::pagemap::scan_written)).
+    ///
+    /// EINVAL where the kernel cannot do that.
+    pub fn follow_writes(&self) -> Result<()> {
+        let mut api = Api {
+            api: UFFD_API,
+            features: FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED,
+            ioctls: 0,
+        };
+        // SAFETY: `api` has the layout of uffdio_api and is live.
+        unsafe { self.ioctl(UFFDIO_API, &raw mut api) }
+    }
+
     /// UFFDIO_REGISTER for missing pages.
     pub fn register(&self, range: Range<u64>) -> Result<()> {
         const MODE_MISSING: u64 = 1;
+        self.register_for(range, MODE_MISSING)
+    }
+
+    /// UFFDIO_REGISTER for write protection; what is registered with this one already stays as it is. EBUSY where another
+    /// userfaultfd watches, ENOMEM if nothing is mapped there.
+    pub fn register_writes(&self, range: Range<u64>) -> Result<()> {
+        const MODE_WP: u64 = 2;
+        self.register_for(range, MODE_WP)
+    }
+
+    fn register_for(&self, range: Range<u64>, mode: u64) -> Result<()> {
         let mut register = Register {
             range: range.into(),
-            mode: MODE_MISSING,
+            mode,
             ioctls: 0,
         };
         // SAFETY: `register` has the layout of uffdio_register and is live.
@@ -271,6 +303,17 @@ impl Userfaultfd {
     }
 }
 
+/// Whether a process of this kernel can have its [writes followed](Userfaultfd::follow_writes).
+pub fn can_follow_writes() -> bool {
+    // SAFETY: a flag in, a fresh descriptor out.
+    let made = check(unsafe { libc::syscall(libc::SYS_userfaultfd, FOLLOWER_FLAGS) });
+    made.is_ok_and(|fd| {
+        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+        let uffd = Userfaultfd(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        uffd.follow_writes().is_ok()
+    })
+}
+
 fn event(message: &Message) -> Option<Event> {
     let [first, second, third] = message.arguments;
     Some(match message.event {
@@ -342,6 +385,72 @@ mod tests {
         assert_eq!(uffd.copy(start + 3 * PAGE, &bytes), Err(Errno::NOENT));
         assert!(!uffd.is_gone());
         assert!(uffd.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_written_is_known() {
+        use crate::pagemap::{category, scan_written};
+        use std::os::fd::AsFd;
+        // SAFETY: a flag in, a fresh descriptor out.
+        let Ok(fd) = check(unsafe { libc::syscall(libc::SYS_userfaultfd, FOLLOWER_FLAGS) }) else {
+            return;
+        };
+        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+        let uffd = Userfaultfd(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        if uffd.follow_writes().is_err() {
+            return;
+        }
+        // SAFETY: no address is given, so nothing that exists is replaced.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                8 * PAGE as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(memory, libc::MAP_FAILED);
+        let start = memory as u64;
+        // SAFETY: only used on the mapping above, which is never unmapped.
+        let write = |page: u64| unsafe {
+            std::ptr::write_volatile((start + page * PAGE) as *mut u8, 1);
+        };
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let scan = || {
+            let mut written = Vec::new();
+            let mut unchanged = Vec::new();
+            scan_written(pagemap.as_fd(), start, start + 8 * PAGE, |region| {
+                let pages = (region.start - start) / PAGE..(region.end - start) / PAGE;
+                match region.categories & category::WRITTEN {
+                    0 => unchanged.extend(pages),
+                    _ => written.extend(pages),
+                }
+            })
+            .unwrap();
+            (written, unchanged)
+        };
+        for page in 0..4 {
+            write(page);
+        }
+        uffd.register_writes(start..start + 8 * PAGE).unwrap();
+        assert_eq!(scan(), (vec![0, 1, 2, 3], vec![]));
+        uffd.register_writes(start..start + 8 * PAGE).unwrap();
+        write(1);
+        write(5);
+        // SAFETY: within the mapping above.
+        unsafe {
+            libc::madvise(
+                (start + 2 * PAGE) as *mut _,
+                PAGE as usize,
+                libc::MADV_DONTNEED,
+            )
+        };
+        assert_eq!(byte_at(start + 2 * PAGE), 0);
+        assert_eq!(scan(), (vec![1, 5], vec![0, 3]));
+        write(2);
+        assert_eq!(scan(), (vec![2], vec![0, 1, 3, 5]));
     }
 
     #[test]

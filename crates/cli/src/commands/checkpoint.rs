@@ -23,17 +23,26 @@ pub(crate) fn run(
     let _ = signals.finish();
     context.output.print(&report, || report.reference.clone());
     context.output.note(&summary(&report));
+    if let Some(why) = &report.alone_because {
+        context
+            .output
+            .note(&format!("everything was stored: {why}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// One line about what became of it.
 pub(crate) fn summary(report: &CheckpointReport) -> String {
     format!(
-        "{}, {}; {} of memory, {} stored; {} {}, {} in all",
+        "{}, {}; {} of memory, {} stored{}; {} {}, {} in all",
         format::count(report.processes as u64, "process", "processes"),
         format::count(report.threads as u64, "thread", "threads"),
         format::bytes(report.memory_bytes),
         format::bytes(report.size_bytes),
+        report
+            .parent
+            .as_ref()
+            .map_or(String::new(), |parent| format!(" on top of {parent}")),
         if report.stopped {
             "read in"
         } else {
@@ -63,6 +72,9 @@ mod tests {
             total_time_us: 1_234_567,
             live: true,
             stopped: false,
+            parent: None,
+            parent_bytes: 0,
+            alone_because: None,
         };
         insta::assert_snapshot!(summary(&report), @"3 processes, 1 thread; 300.0 MiB of memory, 256.0 MiB stored; frozen for 45.7 ms, 1.23 s in all");
     }

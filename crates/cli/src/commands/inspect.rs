@@ -19,6 +19,8 @@ const COMMAND_LIMIT: usize = 100;
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     reference: String,
+    id: Option<&'a str>,
+    parent: Option<String>,
     path: String,
     created: String,
     root_pid: i32,
@@ -77,6 +79,8 @@ fn describe<'a>(stored: &'a Stored, open: &'a BTreeMap<i32, Vec<Descriptor>>) ->
     };
     Document {
         reference: stored.reference().to_string(),
+        id: meta.id.as_deref(),
+        parent: meta.parent.as_ref().map(ToString::to_string),
         path: stored.path.display().to_string(),
         created: meta.created.to_string(),
         root_pid: meta.root_pid,
@@ -141,6 +145,9 @@ fn text(stored: &Stored, open: &BTreeMap<i32, Vec<Descriptor>>) -> String {
         format!("processes   {}", meta.processes.len()),
         String::new(),
     ];
+    if let Some(parent) = &meta.parent {
+        lines.insert(1, format!("parent      {parent}"));
+    }
     lines.extend(tree(&meta.processes, open));
     lines.join("\n")
 }

@@ -28,6 +28,7 @@ struct Entry {
     threads: u64,
     memory_bytes: u64,
     size_bytes: u64,
+    parent: Option<String>,
     engine: String,
     kernel: String,
 }
@@ -115,6 +116,7 @@ fn entry(stored: &Stored) -> Entry {
             .fold(0, u64::saturating_add),
         memory_bytes: meta.stats.memory_bytes,
         size_bytes: meta.size_bytes,
+        parent: meta.parent.as_ref().map(ToString::to_string),
         engine: format!("{} {}", meta.engine.name, meta.engine.version),
         kernel: meta.host.kernel.clone(),
     }
@@ -131,6 +133,7 @@ fn text(document: &Document) -> String {
         "PROCESSES",
         "MEMORY",
         "SIZE",
+        "PARENT",
     ]);
     for entry in &document.checkpoints {
         table.add_row([
@@ -140,6 +143,7 @@ fn text(document: &Document) -> String {
             entry.processes.to_string(),
             format::bytes(entry.memory_bytes),
             format::bytes(entry.size_bytes),
+            entry.parent.clone().unwrap_or_default(),
         ]);
     }
     format::right(&mut table, &[2, 3, 4, 5]);
@@ -172,7 +176,7 @@ mod tests {
             stored("database", "before-upgrade", 4096),
         ]);
         insta::assert_snapshot!(text(&document), @r"
-        CHECKPOINT               CREATED                  PID  PROCESSES     MEMORY       SIZE
+        CHECKPOINT               CREATED                  PID  PROCESSES     MEMORY       SIZE  PARENT
         web:v1                   2026-11-21 05:15:30 UTC   41          0  256.0 MiB  256.0 MiB
         database:before-upgrade  2026-11-21 05:15:30 UTC   41          0    4.0 KiB    8.6 KiB
         ");

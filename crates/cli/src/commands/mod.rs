@@ -8,6 +8,7 @@ mod ls;
 mod restore;
 mod rm;
 pub(crate) mod run;
+mod track;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -85,7 +86,9 @@ fn run(request: Request, context: &Context) -> Result<ExitCode, Failure> {
             reference,
             descriptors,
         } => inspect::run(context, &reference, descriptors),
-        Request::Remove { references } => rm::run(context, &references),
+        Request::Remove { references, merge } => rm::run(context, &references, merge),
+        Request::Track { target } => track::begin(context, &target),
+        Request::Untrack { target } => track::end(context, &target),
         Request::Doctor => doctor::run(context),
         Request::Run { command, parent } => run::run(context, &command, &parent),
         Request::Criu { arguments } => Ok(criu::main(arguments)),

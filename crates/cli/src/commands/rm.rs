@@ -2,20 +2,31 @@
 
 use std::process::ExitCode;
 
-use cryopod::Ref;
+use cryopod::{Ref, Removed};
 use serde_json::json;
 
 use super::Context;
 use crate::failure::Failure;
 
-pub(crate) fn run(context: &Context, references: &[Ref]) -> Result<ExitCode, Failure> {
+pub(crate) fn run(context: &Context, references: &[Ref], merge: bool) -> Result<ExitCode, Failure> {
     let store = context.store()?;
+    let outcomes: Vec<Result<Removed, cryopod::Error>> = match merge {
+        true => references
+            .iter()
+            .map(|reference| cryopod::remove_merging(&store, reference))
+            .collect(),
+        false => store
+            .remove_all(references)
+            .into_iter()
+            .map(|outcome| outcome.map_err(cryopod::Error::from))
+            .collect(),
+    };
     let mut removed = Vec::new();
     let mut failures = Vec::new();
-    for outcome in store.remove_all(references) {
+    for outcome in outcomes {
         match outcome {
             Ok(gone) => removed.push(format!("{}:{}", gone.label, gone.name)),
-            Err(error) => failures.push(Failure::from(cryopod::Error::from(error))),
+            Err(error) => failures.push(Failure::from(error)),
         }
     }
     let failed = failures.len();

@@ -1,9 +1,10 @@
-//! `criu dump`: writes a tree to a directory of images, and ends it unless told otherwise.
+//! `criu dump`: writes a tree to a directory of images, and ends it unless told otherwise; `criu pre-dump`: lets it go on,
+//! and later dumps build on it.
 
 use cryopod::interrupt::CancelOnSignal;
 use cryopod::{DumpDirOptions, DumpDirReport, NoProgress};
 
-use super::parse::Settings;
+use super::parse::{Command, Settings};
 use super::{Error, scripts};
 use crate::output;
 use crate::pidfile;
@@ -22,6 +23,9 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         file_validation: settings.file_validation,
         cgroups: settings.cgroups(),
         tcp: settings.tcp(),
+        pre_dump: settings.command == Command::PreDump,
+        track_mem: settings.track_mem,
+        parent: settings.prev_images_dir.clone(),
     };
     scripts::run(settings, "pre-dump", settings.tree)?;
     if let Some(fd) = settings.status_fd {
@@ -38,6 +42,9 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         &target,
         &options,
         &mut || {
+            if options.pre_dump {
+                return Ok(());
+            }
             scripts::run(settings, "post-dump", settings.tree).map_err(|error| {
                 cryopod::Error::Hook {
                     stage: "post-dump",
@@ -48,7 +55,13 @@ pub(super) fn run(settings: &Settings) -> Result<(), Error> {
         &NoProgress,
         signals.cancel(),
     )?;
-    tracing::info!("Dumping finished successfully");
+    tracing::info!(
+        "{} finished successfully",
+        match options.pre_dump {
+            true => "Pre-dumping",
+            false => "Dumping",
+        }
+    );
     if settings.display_stats {
         output::line(&statistics(&report));
     }

@@ -92,7 +92,7 @@ fn run(settings: &Settings) -> Result<(), Error> {
             Ok(())
         }
         Command::Check => check::run(settings),
-        Command::Dump => {
+        Command::Dump | Command::PreDump => {
             log::start(settings)?;
             refuse(settings)?;
             dump::run(settings)

@@ -33,6 +33,8 @@ pub(super) enum Setting {
     LinkRemap,
     ForceIrmap,
     IrmapScanPath,
+    TrackMem,
+    PrevImagesDir,
     /// `--ext-unix-sk`.
     ExternalUnixSockets,
     TcpEstablished,
@@ -108,7 +110,6 @@ const fn refused(long: &'static str, short: char, value: Value, because: &'stati
 
 const PERMITS: &str = "it permits something; what is not supported is refused when it is found";
 const MOUNTS: &str = "it is about mount namespaces, and trees with their own are refused";
-const NO_INCREMENTS: &str = "incremental dumps are not there yet: leave it out for a full one";
 const NO_REMOTE: &str = "pages cannot be sent over a network yet";
 const CGROUP_PROPS: &str =
     "which settings of cgroups are kept is built in: there are more of them than of criu's";
@@ -180,18 +181,13 @@ pub(super) const OPTIONS: &[Opt] = &[
         Required,
         "trees are stopped by ptrace, which has the same outcome",
     ),
-    accepted(
-        "track-mem",
-        ' ',
-        Switch,
-        "every dump is a full one, so nothing has to be tracked for it",
-    ),
-    refused("prev-images-dir", ' ', Required, NO_INCREMENTS),
+    supported("track-mem", ' ', Switch, S::TrackMem),
+    supported("prev-images-dir", ' ', Required, S::PrevImagesDir),
     accepted(
         "pre-dump-mode",
         ' ',
         Required,
-        "it chooses how a pre-dump reads memory, and this is none",
+        "it chooses between two ways to the same images",
     ),
     refused("auto-dedup", ' ', Switch, "images are kept as they are"),
     accepted(
@@ -309,6 +305,7 @@ pub(super) fn help() -> String {
         "criu's command line, spoken by cryopod.\n\n\
          Usage:\n  \
            criu dump -t PID [-D DIR] [OPTIONS]     write the tree of PID to a directory of images, and end it\n  \
+           criu pre-dump -t PID [-D DIR]           write its memory for a later dump to build on, and let it go on\n  \
            criu restore [-d] [-D DIR] [OPTIONS]    bring it back from there\n  \
            criu check [--feature NAME]             tell whether this machine can do that\n  \
            criu --version\n\nOptions that do what they do in criu:\n",

@@ -18,6 +18,7 @@ use super::options::{OPTIONS, Opt, Setting, Value, Verdict};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Command {
     Dump,
+    PreDump,
     Restore,
     Check,
     Version,
@@ -45,6 +46,8 @@ pub(super) struct Settings {
     pub(super) file_locks: bool,
     pub(super) link_remap: bool,
     pub(super) force_irmap: bool,
+    pub(super) track_mem: bool,
+    pub(super) prev_images_dir: Option<PathBuf>,
     pub(super) irmap_scan_paths: Vec<PathBuf>,
     /// `--ext-unix-sk`, of all sockets.
     pub(super) external_unix_sockets: bool,
@@ -112,7 +115,7 @@ impl Settings {
 /// A command line that cannot be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UsageError {
-    #[error("command {0:?} is not there; dump, restore and check are")]
+    #[error("command {0:?} is not there; dump, pre-dump, restore and check are")]
     UnsupportedCommand(String),
     #[error("there is no command {0:?}")]
     UnknownCommand(String),
@@ -140,7 +143,6 @@ pub(crate) enum UsageError {
 
 /// Commands of criu's that are not there.
 const UNSUPPORTED_COMMANDS: &[&str] = &[
-    "pre-dump",
     "page-server",
     "lazy-pages",
     "service",
@@ -187,6 +189,7 @@ const DEFAULT_VERBOSITY: u8 = 2;
 fn parse_command(text: &str) -> Result<Command, UsageError> {
     match text {
         "dump" => Ok(Command::Dump),
+        "pre-dump" => Ok(Command::PreDump),
         "restore" => Ok(Command::Restore),
         "check" => Ok(Command::Check),
         _ if UNSUPPORTED_COMMANDS.contains(&text) => {
@@ -349,6 +352,8 @@ fn apply(
         Setting::FileLocks => settings.file_locks = on,
         Setting::LinkRemap => settings.link_remap = on,
         Setting::ForceIrmap => settings.force_irmap = on,
+        Setting::TrackMem => settings.track_mem = on,
+        Setting::PrevImagesDir => settings.prev_images_dir = Some(path()),
         Setting::IrmapScanPath => settings.irmap_scan_paths.push(path()),
         // As with criu, a list does not narrow it down. What it allows beyond datagrams to an address (streams that are
         // given to the restore with --inherit-fd) is refused by name.
@@ -578,7 +583,6 @@ mod tests {
 
     #[test]
     fn what_would_change_the_outcome_is_refused() {
-        refuses("dump -t1 --prev-images-dir ../1", "incremental");
         refuses("restore --root /x", "namespaces");
         refuses("restore --cgroup-props x", "settings of cgroups");
         refuses("dump -t1 --lazy-pages", "network");
@@ -591,6 +595,7 @@ mod tests {
             "restore --no-mntns-compat-mode",
             "dump --file-locks --tcp-established --link-remap --ext-unix-sk",
             "restore --cpu-cap=none --file-validation filesize",
+            "dump -t1 --track-mem --prev-images-dir ../1",
         ] {
             assert!(read(fine).unwrap().refused.is_empty(), "{fine}");
         }
@@ -604,7 +609,7 @@ mod tests {
             Err(UsageError::UnknownCommand(_))
         ));
         assert!(matches!(
-            read("pre-dump -t 1"),
+            read("page-server"),
             Err(UsageError::UnsupportedCommand(_))
         ));
         assert!(matches!(read("dump -t"), Err(UsageError::NoValue(_))));

@@ -19,13 +19,24 @@ mod lock_method {
     pub const SKIP: u32 = 2;
 }
 
-/// Writes them. `run_id` is that of a dump which has locked connections.
+/// What a set and those that it goes with are known by.
+pub struct Line {
+    /// Of a dump that has locked connections.
+    pub run_id: Option<String>,
+    /// By whoever builds on it.
+    pub id: Option<String>,
+    /// What it builds on.
+    pub parent_id: Option<String>,
+}
+
+/// Writes them.
 pub fn dump(
     world: &mut World<'_>,
     frozen: &Frozen,
     options: &DumpOptions,
-    run_id: Option<String>,
+    line: Line,
 ) -> Result<()> {
+    let run_id = line.run_id;
     check_leaders(frozen, options)?;
     let mut tree = world.set.entries(Kind::Pstree, None)?;
     for one in frozen.processes() {
@@ -69,6 +80,8 @@ pub fn dump(
                 (None, NetworkLock::Nftables) => lock_method::IPTABLES,
             }),
             dump_criu_run_id: run_id,
+            cryopod_id: line.id,
+            cryopod_parent_id: line.parent_id,
             ..InventoryEntry::default()
         },
     )?;

@@ -97,6 +97,24 @@ impl Layout {
         Ok(())
     }
 
+    /// Reads the mappings once more: those of private memory that is nobody's file may have been joined since.
+    pub fn refresh(&mut self, pid: i32) -> Result<()> {
+        let maps = match self.flagged {
+            true => maps::read_flagged(pid)?,
+            false => maps::read(pid)?,
+        };
+        let known = |one: &Mapping| {
+            let index = self.maps.binary_search_by_key(&one.start, |old| old.start);
+            let backing = index.ok().and_then(|index| self.backing.get(index));
+            backing
+                .copied()
+                .ok_or_else(|| proc::misread(pid, "maps", "a mapping that was not there before"))
+        };
+        self.backing = maps.iter().map(known).collect::<Result<_>>()?;
+        self.maps = maps;
+        Ok(())
+    }
+
     /// Writes what files there are behind the mappings.
     pub fn dump_files(&mut self, files: &mut Files<'_>, pid: i32) -> Result<()> {
         let backing = self.maps.iter().map(|one| Backing::dump(files, pid, one));

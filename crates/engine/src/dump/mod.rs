@@ -23,7 +23,7 @@ mod inventory;
 pub(crate) mod ipc;
 mod listeners;
 pub(crate) mod mappings;
-mod memory;
+pub(crate) mod memory;
 mod process;
 mod report;
 mod seccomp;
@@ -48,6 +48,7 @@ use crate::elf::FileValidation;
 use crate::error::Result;
 use crate::freeze::Frozen;
 use crate::progress::{Cancel, Progress};
+use crate::track::Increment;
 
 /// What a dump includes and tolerates.
 #[derive(Clone, Debug)]
@@ -163,6 +164,8 @@ impl Snapshot<'_> {
 /// that this returns. Unless that [needs it](Snapshot::needs_tree), the tree may go on. What became of it is the
 /// caller's decision.
 ///
+/// With an `increment`, what has not changed since its parent is left out, and writes are followed from now on.
+///
 /// # Errors
 ///
 /// Any; the tree is as it was, the set is incomplete.
@@ -170,6 +173,7 @@ pub fn dump<'s>(
     frozen: &Frozen,
     set: &'s SetWriter,
     options: &DumpOptions,
+    mut increment: Option<&mut Increment<'_>>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Snapshot<'s>> {
@@ -201,14 +205,21 @@ pub fn dump<'s>(
         }
         process::dump(&mut world, one)?;
     }
-    inventory::dump(&mut world, frozen, options, run_id)?;
+    let line = inventory::Line {
+        run_id,
+        id: increment.as_ref().map(|increment| increment.id.clone()),
+        parent_id: increment
+            .as_ref()
+            .and_then(|increment| increment.parent_id()),
+    };
+    inventory::dump(&mut world, frozen, options, line)?;
     let process::World {
         files,
         mut shmem,
         seccomp,
         cgroups,
         mut report,
-        memory,
+        mut memory,
         ..
     } = world;
     let (shared, links) = files.finish()?;
@@ -220,6 +231,10 @@ pub fn dump<'s>(
     }
     seccomp.write(set)?;
     cgroups.write(set, &options.cgroups)?;
+    // Late: what fails before this costs the next dump nothing.
+    if let Some(increment) = &mut increment {
+        increment.mark(&mut memory);
+    }
     let mut contents = memory::Contents::new(memory, shmem);
     let mut output = memory::Output {
         set,

@@ -138,6 +138,7 @@ pub fn dump(world: &mut World<'_>, one: &FrozenProcess) -> Result<()> {
         mm,
         leader,
         ranges: Vec::new(),
+        kept: Vec::new(),
         summary: world.report.processes.len(),
     });
     world.report.processes.push(summary);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cryopod_image::criu::{DumpStatsEntry, StatsEntry};
+use cryopod_sys::memory::PAGE;
 
 use super::FreezeChoice;
 use super::files::links::TemporaryLinks;
@@ -37,6 +38,8 @@ pub struct DumpReport {
     pub memory_bytes: u64,
     /// Bytes of pages written to the image set: less than the former by the pages full of zeroes.
     pub pages_bytes: u64,
+    /// Bytes of memory that are as they were in the parent image set, and not written again.
+    pub parent_bytes: u64,
     /// Pages of private memory looked at.
     pub pages_scanned: u64,
     /// Pages of private memory written.
@@ -64,7 +67,7 @@ impl DumpReport {
                 memdump_time: us(self.memory_time),
                 memwrite_time: us(self.memory_time),
                 pages_scanned: self.pages_scanned,
-                pages_skipped_parent: 0,
+                pages_skipped_parent: self.parent_bytes / PAGE,
                 pages_written: self.pages_written,
                 irmap_resolve: Some(0),
                 pages_lazy: 0,

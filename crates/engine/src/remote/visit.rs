@@ -225,6 +225,27 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// Has the process make a descriptor and fetches it, with the thread still at the exit of the call; then the process
+    /// closes it. If cryopod dies in between, the way home closes it.
+    ///
+    /// As for [`Visit::copy_process`], it takes the place of the first way home.
+    pub fn take_descriptor<T>(
+        &mut self,
+        number: i64,
+        args: [u64; 6],
+        fetch: impl FnOnce(i32) -> Result<T>,
+    ) -> Result<std::result::Result<T, Errno>> {
+        let scratch = self.borrowed.is_none().then_some(self.scratch);
+        self.pave(0, Undo::CloseResult(scratch))?;
+        let fd = match outcome(self.go(0, number, args, false)?) {
+            Ok(fd) => fd,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        let fetched = fetch(fd as i32);
+        self.must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+        fetched.map(Ok)
+    }
+
     /// Address of the `syscall` instruction that a copy of this process makes its calls with.
     pub fn gate_of_copy(&self) -> u64 {
         self.ways + COPY_GATE

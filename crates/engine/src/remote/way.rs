@@ -18,6 +18,8 @@ pub enum Undo {
     UnmapResult,
     /// munmap the scratch page at this address.
     Unmap(u64),
+    /// close the descriptor that the call itself returned, and munmap the scratch page at this address, if there is one.
+    CloseResult(Option<u64>),
     /// Nothing.
     Nothing,
 }
@@ -81,16 +83,21 @@ pub fn way_home(regs: &Regs, mask: u64, undo: Undo, leaves: Leaves) -> Vec<u8> {
         code.extend_from_slice(&SYSCALL);
         code.extend_from_slice(&[0xeb, 0xf2]); // jmp back to the end
     }
+    if let Undo::CloseResult(_) = undo {
+        code.extend_from_slice(&[0x48, 0x89, 0xc7]); // mov rdi, rax
+        code.extend_from_slice(&[0xb8, 3, 0, 0, 0]); // mov eax, close
+        code.extend_from_slice(&SYSCALL);
+    }
     let unmap = match undo {
         Undo::UnmapResult => {
             code.extend_from_slice(&[0x48, 0x89, 0xc7]); // mov rdi, rax
             true
         }
-        Undo::Unmap(address) => {
+        Undo::Unmap(address) | Undo::CloseResult(Some(address)) => {
             imm64(&mut code, [0x48, 0xbf], address); // mov rdi, address
             true
         }
-        Undo::Nothing => false,
+        Undo::CloseResult(None) | Undo::Nothing => false,
     };
     if unmap {
         code.push(0xbe); // mov esi, SCRATCH_BYTES
@@ -146,6 +153,13 @@ mod tests {
                 assert_eq!(code[code.len() - 8..], u64::MAX.to_le_bytes());
             }
         }
+    }
+
+    #[test]
+    fn a_way_that_closes_fits_its_place() {
+        let undo = Undo::CloseResult(Some(0x7fff_ffff_f000));
+        let code = way_home(&Regs::default(), u64::MAX, undo, Leaves::Caller);
+        assert!(code.len() <= WAY_BYTES);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cryopod_image::BLOCK_SIZE_BYTES;
-use cryopod_image::set::{BlockBuffer, PagesReader};
+use cryopod_image::layers::LayeredPages;
+use cryopod_image::set::BlockBuffer;
 use cryopod_sys::memory::PAGE;
 
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ impl Destination for Mem {
 /// Contents that are to be put somewhere.
 pub struct Job<'a> {
     /// What they are read from.
-    pub pages: &'a PagesReader,
+    pub pages: &'a LayeredPages,
     /// Where they go.
     pub to: &'a dyn Destination,
     /// Which they are, in the order of the pages file.

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use cryopod_image::criu::{MmEntry, vma_status as status};
-use cryopod_image::pagemap::{PageRun, Pagemap};
-use cryopod_image::set::PagesReader;
+use cryopod_image::layers::{LayeredPagemap, LayeredPages};
+use cryopod_image::pagemap::PageRun;
 use cryopod_image::{Kind, SetReader};
 use cryopod_sys::memory::PAGE;
 
@@ -26,7 +26,7 @@ const MAX_VDSO_BYTES: u64 = 1 << 20;
 /// The stored pages of one address space, as they are to be put back.
 pub struct Contents {
     pid: i32,
-    pages: Option<PagesReader>,
+    pages: Option<LayeredPages>,
     /// Runs to put, cut at the ends of mappings, in the order of the pages file.
     segments: Vec<Segment>,
     /// Where the stored pages of the vdso are.
@@ -36,34 +36,27 @@ pub struct Contents {
 }
 
 /// Which pages of each process are stored, by pid: all of it is read before anything is made, so that it is known how much
-/// there will be to do.
+/// there will be to do, and that all of it is there.
 #[derive(Debug, Default)]
-pub struct Maps(HashMap<i32, Pagemap>);
+pub struct Maps(HashMap<i32, LayeredPagemap>);
 
 impl Maps {
     /// Reads the page maps of processes.
     pub fn read(set: &SetReader, pids: impl Iterator<Item = i32>) -> Result<Self> {
         let mut maps = HashMap::new();
         for pid in pids {
-            let map = Pagemap::read(set, Kind::Pagemap, pid as u64)?;
-            let elsewhere = |run: &PageRun| run.in_parent() || !run.is_present() && run.is_lazy();
-            if map.runs.iter().any(elsewhere) {
-                return Err(Error::NotRestorable {
-                    what: format!("pagemap-{pid}: pages that are in another image set"),
-                });
-            }
-            maps.insert(pid, map);
+            maps.insert(pid, LayeredPagemap::read(set, Kind::Pagemap, pid as u64)?);
         }
         Ok(Self(maps))
     }
 
     /// How much is stored, in bytes.
     pub fn pages_bytes(&self) -> u64 {
-        self.0.values().map(Pagemap::pages_bytes).sum()
+        self.0.values().map(LayeredPagemap::pages_bytes).sum()
     }
 
     /// The map of a process; each is needed once.
-    pub fn take(&mut self, pid: i32) -> Result<Pagemap> {
+    pub fn take(&mut self, pid: i32) -> Result<LayeredPagemap> {
         let map = self.0.remove(&pid);
         map.ok_or_else(|| Error::inconsistent(format!("pagemap-{pid}"), "it was not read"))
     }
@@ -74,18 +67,14 @@ impl Contents {
     pub fn new(
         set: &SetReader,
         pid: i32,
-        map: &Pagemap,
+        map: &LayeredPagemap,
         mm: &MmEntry,
         inherited: &[bool],
     ) -> Result<Self> {
-        let pages = if map.pages_bytes() > 0 {
-            Some(set.pages(map.pages_id)?)
-        } else {
-            None
+        let pages = match map.pages_bytes() {
+            0 => None,
+            _ => Some(map.open(set)?),
         };
-        if let Some(pages) = &pages {
-            map.check_pages(pages)?;
-        }
         let mut contents = Self {
             pid,
             pages,
@@ -94,7 +83,7 @@ impl Contents {
             rings: Vec::new(),
         };
         let mut vmas = mm.vmas.iter().zip(inherited).peekable();
-        for run in map.runs.iter().filter(|run| run.is_present()) {
+        for run in &map.runs {
             let mut at = run.vaddr;
             while at < run.end() {
                 while vmas.next_if(|(vma, _)| vma.end <= at).is_some() {}
@@ -217,7 +206,7 @@ impl Contents {
     }
 
     /// The pages file, when nothing is to be written from it any more.
-    pub fn into_pages(self) -> Option<PagesReader> {
+    pub fn into_pages(self) -> Option<LayeredPages> {
         self.pages
     }
 }

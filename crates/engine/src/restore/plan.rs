@@ -96,6 +96,7 @@ impl Plan {
                 what: format!("images of version {}", inventory.img_version),
             });
         }
+        check_line(set, &inventory)?;
         let entries: Vec<PstreeEntry> = set.read_all(Kind::Pstree, None)?;
         if entries.is_empty() {
             return Err(Error::inconsistent("pstree", "it has no process"));
@@ -186,6 +187,31 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Checks that every set that this one builds on is the one that it was made with, and not another of the same name.
+fn check_line(set: &SetReader, inventory: &InventoryEntry) -> Result<()> {
+    let (mut set, mut expected) = (set, inventory.cryopod_parent_id.clone());
+    while let Some(id) = expected {
+        let Some(parent) = set.parent()? else {
+            return Err(Error::inconsistent(
+                "inventory",
+                "the image set that it builds on is missing",
+            ));
+        };
+        let inventory: InventoryEntry = parent.read_one(Kind::Inventory, None)?;
+        if inventory.cryopod_id.as_ref() != Some(&id) {
+            return Err(Error::inconsistent(
+                "inventory",
+                format!(
+                    "{} is not the image set that it was made with",
+                    parent.path().display()
+                ),
+            ));
+        }
+        (set, expected) = (parent, inventory.cryopod_parent_id);
+    }
+    Ok(())
 }
 
 /// How long a parent may take to collect a process that has ended, before its pid counts as taken.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use cryopod_image::criu::vma_status as status;
-use cryopod_image::pagemap::Pagemap;
+use cryopod_image::layers::LayeredPagemap;
 use cryopod_image::{Kind, SetReader};
 use cryopod_sys::{Errno, fd, memory};
 
@@ -107,11 +107,9 @@ pub fn fill(
     if !set.exists(Kind::PagemapShmem, Some(shmid)) {
         return Ok(0);
     }
-    let map = Pagemap::read(set, Kind::PagemapShmem, shmid)?;
-    let pages = set.pages(map.pages_id)?;
-    map.check_pages(&pages)?;
-    let segments: Vec<Segment> = (map.runs.iter())
-        .filter(|run| run.is_present())
+    let map = LayeredPagemap::read(set, Kind::PagemapShmem, shmid)?;
+    let pages = map.open(set)?;
+    let mut segments: Vec<Segment> = (map.runs.iter())
         .map(|run| Segment {
             offset: run.pages_offset_bytes,
             address: run.vaddr,
@@ -119,6 +117,7 @@ pub fn fill(
             how: How::Write,
         })
         .collect();
+    segments.sort_by_key(|segment| segment.offset);
     let sink = Sink {
         file,
         size_bytes,

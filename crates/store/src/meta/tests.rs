@@ -271,6 +271,11 @@ fn any_meta() -> impl Strategy<Value = CheckpointMeta> {
                 format_version: FORMAT_VERSION,
                 label: Label::parse(&names.0).unwrap(),
                 name: Name::parse(&names.1).unwrap(),
+                id: other[4].keys().next().cloned(),
+                parent: about
+                    .1
+                    .first()
+                    .map(|_| Ref::parse(&format!("{}:{}", names.1, names.0)).unwrap()),
                 created: Timestamp::new(created.0, created.1).unwrap(),
                 host: Host {
                     kernel,

@@ -30,7 +30,7 @@ pub use self::headroom::shortage;
 pub use self::space::Space;
 
 use self::copies::Copy;
-use self::runs::{Run, file_runs, runs_of};
+use self::runs::{Run, file_runs, runs_of, without};
 use self::workers::Stream;
 use super::report::DumpReport;
 use super::shmem::{SharedFile, Shmem};
@@ -127,7 +127,11 @@ impl Contents {
                     Box::new(|at, buffer| space.mem.read(at, buffer)),
                 ),
             };
-            streams.push(stream(Kind::Pagemap, space.pid as u64, runs, read));
+            let runs = without(runs, &space.kept);
+            streams.push(Stream {
+                kept: &space.kept,
+                ..stream(Kind::Pagemap, space.pid as u64, runs, read)
+            });
         }
         for file in shared {
             let read: Read<'_> = Box::new(|at, buffer| file.read(at, buffer));
@@ -154,9 +158,12 @@ impl Contents {
             report.processes[space.summary].memory_bytes = *bytes;
         }
         let pages = |bytes: &[u64]| bytes.iter().sum::<u64>() / PAGE;
-        report.memory_bytes += total;
+        let kept = spaces.iter().flat_map(|space| &space.kept);
+        let kept_bytes: u64 = kept.map(|range| range.end - range.start).sum();
+        report.memory_bytes += total + kept_bytes;
+        report.parent_bytes += kept_bytes;
         report.pages_bytes += written.iter().sum::<u64>();
-        report.pages_scanned += pages(&scanned[..private.len()]);
+        report.pages_scanned += pages(&scanned[..private.len()]) + kept_bytes / PAGE;
         report.pages_written += pages(private);
         report.shmem_pages_scanned += pages(&scanned[private.len()..]);
         report.shmem_pages_written += pages(of_files);
@@ -172,6 +179,7 @@ fn stream(kind: Kind, id: u64, runs: Vec<Run>, read: Read<'_>) -> Stream<'_> {
         kind,
         id,
         runs,
+        kept: &[],
         read,
     }
 }

@@ -1,6 +1,7 @@
 //! Which pages there are.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use cryopod_sys::Errno;
@@ -55,6 +56,35 @@ pub fn runs_of<'r>(pid: i32, ranges: impl Iterator<Item = &'r DumpRange>) -> Res
     Ok(runs)
 }
 
+/// Takes ascending ranges out of ascending runs.
+pub fn without(runs: Vec<Run>, kept: &[Range<u64>]) -> Vec<Run> {
+    if kept.is_empty() {
+        return runs;
+    }
+    let mut left = Vec::with_capacity(runs.len());
+    let mut first = 0;
+    for run in runs {
+        while kept.get(first).is_some_and(|range| range.end <= run.start) {
+            first += 1;
+        }
+        let mut at = run.start;
+        for range in kept[first..]
+            .iter()
+            .take_while(|range| range.start < run.end)
+        {
+            if range.start > at {
+                let (start, end) = (at, range.start);
+                left.push(Run { start, end, ..run });
+            }
+            at = range.end;
+        }
+        if at < run.end {
+            left.push(Run { start: at, ..run });
+        }
+    }
+    left
+}
+
 /// Runs of a file of memory that are not holes: lseek(2), SEEK_DATA.
 pub fn file_runs(shared: &SharedFile) -> Result<Vec<Run>> {
     use rustix::fs::{SeekFrom, seek};
@@ -77,4 +107,27 @@ pub fn file_runs(shared: &SharedFile) -> Result<Vec<Run>> {
         at = end;
     }
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_not_read() {
+        let run = |start, end| Run {
+            start,
+            end,
+            sparse: true,
+        };
+        let runs = vec![run(0, 4), run(6, 9), run(12, 20)];
+        let kept = [1..2, 3..7, 8..9, 11..13, 15..16, 19..30];
+        assert_eq!(
+            without(runs.clone(), &kept),
+            [run(0, 1), run(2, 3), run(7, 8), run(13, 15), run(16, 19)]
+        );
+        assert_eq!(without(runs.clone(), &[]), runs);
+        let all = 0..20;
+        assert!(without(runs, std::slice::from_ref(&all)).is_empty());
+    }
 }

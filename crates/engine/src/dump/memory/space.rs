@@ -34,6 +34,8 @@ pub struct Space {
     pub leader: CoreEntry,
     /// What to read of it; known when it was [described](Space::describe).
     pub ranges: Vec<DumpRange>,
+    /// What is as it was in the parent image set, ascending.
+    pub kept: Vec<Range<u64>>,
     /// The place of its process in the report.
     pub summary: usize,
 }

@@ -5,6 +5,7 @@
 //! a time, because the runs of a pagemap and the bytes of a pages file follow each other by address; it is short.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use cryopod_image::pagemap::{PagemapWriter, page_flags};
@@ -29,6 +30,8 @@ pub struct Stream<'a> {
     pub id: u64,
     /// What to read, by address.
     pub runs: Vec<Run>,
+    /// What the parent image set has, by address; nothing of it is in `runs`.
+    pub kept: &'a [Range<u64>],
     /// Fills a buffer from an address; any thread may call it.
     pub read: Read<'a>,
 }
@@ -135,6 +138,8 @@ struct Output<'a> {
     packer: Packer,
     /// The run of pages that may go on in the next piece.
     open: Option<(u64, u64)>,
+    /// What of the parent's pages is not in the map yet.
+    kept: &'a [Range<u64>],
 }
 
 /// Pages files that blocks are to be written to, and blocks.
@@ -256,6 +261,7 @@ impl<'a> Line<'a> {
             pages: Arc::new(self.set.pages(pages_id)?),
             packer: Packer::default(),
             open: None,
+            kept: one.kept,
         })
     }
 
@@ -319,6 +325,7 @@ impl<'a> Output<'a> {
     fn end(mut self, full: &mut Vec<Block>) -> Result<Arc<PagesWriter<'a>>> {
         let open = self.open.take();
         self.close(open)?;
+        self.refer_to_parent(u64::MAX)?;
         self.map.finish()?;
         self.packer.finish(full);
         Ok(self.pages)
@@ -328,9 +335,24 @@ impl<'a> Output<'a> {
         let Some((start, end)) = run else {
             return Ok(());
         };
+        self.refer_to_parent(start)?;
         Ok(self
             .map
             .push(start, (end - start) / PAGE, page_flags::PRESENT)?)
+    }
+}
+
+impl Output<'_> {
+    /// Adds what the parent has below an address.
+    fn refer_to_parent(&mut self, limit: u64) -> Result<()> {
+        while let Some((range, rest)) = self.kept.split_first()
+            && range.start < limit
+        {
+            let pages = (range.end - range.start) / PAGE;
+            self.map.push(range.start, pages, page_flags::PARENT)?;
+            self.kept = rest;
+        }
+        Ok(())
     }
 }
 
@@ -458,6 +480,7 @@ mod tests {
             kind: Kind::Pagemap,
             id,
             runs: runs.iter().map(run).collect(),
+            kept: &[],
             read,
         }
     }
@@ -502,6 +525,33 @@ mod tests {
                 }
             }
             assert!(expected.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_the_parent_has_is_in_the_map_and_not_in_the_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = SetWriter::create(dir.path()).unwrap();
+        let kept = [0x1000..0x3000, 0x8000..0x9000, 0x20_0000..0x20_4000];
+        let of = |kept| Stream {
+            kept,
+            ..stream(5, &[(0x3000, 2), (0x9000, 300)], Box::new(fill))
+        };
+        let only = Stream {
+            id: 6,
+            runs: Vec::new(),
+            ..of(&kept)
+        };
+        let streams = [of(&kept), only];
+        run(&set, &streams, 1, None, &NoProgress, &Cancel::default()).unwrap();
+        let reader = SetReader::open(dir.path(), Some(set.finish().unwrap())).unwrap();
+        for id in [5, 6] {
+            let map = Pagemap::read(&reader, Kind::Pagemap, id).unwrap();
+            let parents = map.runs.iter().filter(|run| run.in_parent());
+            let parents: Vec<_> = parents.map(|run| run.vaddr..run.end()).collect();
+            assert_eq!(parents, kept);
+            let pages = reader.pages(map.pages_id).unwrap();
+            assert_eq!(pages.size_bytes(), map.pages_bytes());
         }
     }
 

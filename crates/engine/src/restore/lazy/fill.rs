@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use cryopod_image::BLOCK_SIZE_BYTES;
-use cryopod_image::set::{BlockBuffer, PagesReader};
+use cryopod_image::layers::LayeredPages;
+use cryopod_image::set::BlockBuffer;
 use cryopod_sys::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -41,7 +42,7 @@ const SOON: Timespec = Timespec {
 
 /// Everything that is still to come, for all address spaces.
 pub struct Fill {
-    sources: Vec<PagesReader>,
+    sources: Vec<LayeredPages>,
     spaces: Mutex<Vec<Arc<Space>>>,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -67,7 +68,7 @@ struct Queue {
 impl Fill {
     /// Prepares to fill `spaces` from `sources`.
     pub fn new(
-        sources: Vec<PagesReader>,
+        sources: Vec<LayeredPages>,
         spaces: Vec<Space>,
         blocks: BTreeSet<Block>,
     ) -> Result<Self> {

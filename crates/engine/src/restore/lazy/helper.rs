@@ -7,7 +7,7 @@ use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use cryopod_image::set::PagesReader;
+use cryopod_image::layers::LayeredPages;
 use cryopod_sys::clone::{self, Fork};
 use cryopod_sys::process::exit_at_once;
 use cryopod_sys::{fd, process, signal, wait};
@@ -156,7 +156,7 @@ fn fill(later: Vec<Later>) -> Result<Fill> {
         .enumerate()
         .flat_map(|(source, later)| later.blocks().into_iter().map(move |block| (source, block)))
         .collect();
-    let mut sources: Vec<PagesReader> = Vec::new();
+    let mut sources: Vec<LayeredPages> = Vec::new();
     let mut spaces = Vec::new();
     for later in later {
         spaces.push(Space::new(

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cryopod_image::BLOCK_SIZE_BYTES;
-use cryopod_image::set::PagesReader;
+use cryopod_image::layers::LayeredPages;
 use cryopod_sys::userfaultfd::{CREATE_FLAGS, Userfaultfd};
 use cryopod_sys::{pagemap, process};
 
@@ -44,7 +44,7 @@ pub use news::News;
 pub struct Later {
     pid: i32,
     uffd: Userfaultfd,
-    pages: PagesReader,
+    pages: LayeredPages,
     pending: Pending,
     /// The mappings to be watched.
     mappings: Vec<Range<u64>>,
@@ -95,7 +95,7 @@ pub fn forbid_huge_pages(puppet: &Puppet, forbid: bool) -> Result<()> {
 
 impl Later {
     /// Has a task make its userfaultfd, which is taken from it.
-    pub fn prepare(puppet: &Puppet, put_off: PutOff, pages: PagesReader) -> Result<Self> {
+    pub fn prepare(puppet: &Puppet, put_off: PutOff, pages: LayeredPages) -> Result<Self> {
         let pid = puppet.pid;
         let fd = puppet.must(
             "userfaultfd",
