@@ -64,7 +64,7 @@ fn in_the_session_of_a_shell(context: &Context) -> Result<()> {
 
 /// Children and threads come and go at every moment, also at that of the freeze.
 fn one_that_never_rests(context: &Context) -> Result<()> {
-    let mut scene = Scene::start(context, Program::native("churn"))?;
+    let mut scene = Scene::start(context, Program::native("restless"))?;
     let live = |scene: &Scene| -> Result<()> {
         // None yet, when the checkpoint was fast.
         let progress = || fs::read(scene.directory.join("progress")).unwrap_or_default();

@@ -158,7 +158,7 @@ static void *churn_children(void *unused) {
     return unused;
 }
 
-TARGET(churn) {
+TARGET(restless) {
     int fd = MUST(open(in_directory("progress"), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
     MUST(ftruncate(fd, 8));
     churned = MUST(mmap(NULL, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));

@@ -172,17 +172,18 @@ impl Space {
     pub fn read_events(&self, born: &mut dyn FnMut(Space)) -> Result<Vec<u64>> {
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let events = self.uffd.read().task("read its page faults", self.pid)?;
-        let mut pending = self.pending();
         let mut faults = Vec::new();
         for event in events {
+            // The list is locked for each event alone: whoever takes in a child waits for somebody who looks at it.
             match event {
                 Event::Fault { address, .. } => faults.push(address),
                 Event::Fork(uffd) => {
-                    born(Space::new(self.pid, self.source, uffd, pending.clone()));
+                    let pending = self.pending().clone();
+                    born(Space::new(self.pid, self.source, uffd, pending));
                 }
-                Event::Remap { from, to, len } => pending.remap(from, to, len),
+                Event::Remap { from, to, len } => self.pending().remap(from, to, len),
                 Event::Remove(range) | Event::Unmap(range) => {
-                    pending.take(range);
+                    self.pending().take(range);
                 }
             }
         }
